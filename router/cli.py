@@ -1,0 +1,455 @@
+"""The command line. Offline commands import the training half only when they run."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from router import __version__
+from router.artifact import check_target
+from router.errors import ConfigError, DataError, RouterError
+from router.profiles import read_profiles
+from router.router import Router
+from router.types import Decision, JsonObject, Policy
+
+EPILOG = """examples:
+  whichmodel data inspect battles.jsonl
+  whichmodel train battles.jsonl --out models/v1 --prices prices.yaml
+  whichmodel show models/v1
+  whichmodel route models/v1 "Prove that the square root of 2 is irrational." --explain
+  whichmodel serve models/v1 --port 8080
+"""
+LOG_HELP = "preference log: a file, a folder, or hf:OWNER/NAME; see docs/formats.md for the formats"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 with one line on stderr, or 2 for wrong usage."""
+    args = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except RouterError as exc:
+        print(f"whichmodel: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has left; point stdout elsewhere so that the interpreter's last flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("whichmodel: interrupted; nothing was left half-written", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="whichmodel",
+        description="Learn from preference logs which model wins on which kind of prompt, and route by it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"whichmodel {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_eval(commands)
+    _add_route(commands)
+    _add_serve(commands)
+    show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
+    show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
+    _add_json(show)
+    _add_data(commands)
+    _add_encoder(commands)
+    return top
+
+
+Commands = Any  # argparse keeps the type of its subparsers private
+
+
+def _command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+
+
+def _add_log_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help=LOG_HELP)
+    command.add_argument("--format", metavar="F", help="name of the format, instead of recognising it")
+    command.add_argument(
+        "--models", metavar="A,B", help="only these models; says which columns of wide rows are models"
+    )
+    command.add_argument("--alias", action="append", default=[], metavar="OLD=NEW", help="rename a model (repeatable)")
+    command.add_argument(
+        "--drop-model", action="append", default=[], metavar="M", help="leave a model out (repeatable)"
+    )
+    command.add_argument(
+        "--on-bad-row",
+        choices=("skip", "fail"),
+        default="skip",
+        help="skip and count unusable rows (default), or stop at the first",
+    )
+
+
+def _add_train(commands: Commands) -> None:
+    train = _command(
+        commands,
+        "train",
+        _train,
+        "learn an artifact from preference logs, with a held-out report and a verdict",
+        "The report is cross-fitted: every prompt is routed by an estimator that never saw it or its near-duplicates.\n"
+        "Only when the verdict is ROUTE does the service route; otherwise it answers with the best fixed model.",
+    )
+    _add_log_options(train)
+    train.add_argument("--out", required=True, metavar="DIR", help="directory to write the artifact to")
+    train.add_argument("--prices", metavar="FILE", help="YAML or JSON: {model: {usd_per_mtok_in, usd_per_mtok_out}}")
+    train.add_argument(
+        "--encoder",
+        default="static",
+        metavar="static|DIR",
+        help="the shipped encoder (default) or an encoder directory",
+    )
+    train.add_argument("--seed", type=int, default=0, help="seed of folds and clusters (default 0)")
+    train.add_argument(
+        "--store-prompts",
+        choices=("none", "preview", "full"),
+        default="none",
+        help="text of the rows kept in the artifact, to be shown with neighbours (default none)",
+    )
+    train.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="quality that counts as nothing, in points (default 1)",
+    )
+    train.add_argument("--cache", metavar="DIR", help="keep vectors of encoded texts here, for the next training")
+    _add_json(train)
+
+
+def _add_eval(commands: Commands) -> None:
+    evaluate = _command(commands, "eval", _eval, "measure an artifact on a separate log, against the fixed models")
+    evaluate.add_argument("artifact", help="directory written by 'whichmodel train --out'")
+    _add_log_options(evaluate)
+    evaluate.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="quality that counts as nothing, in points (default 1)",
+    )
+    _add_json(evaluate)
+
+
+def _add_route(commands: Commands) -> None:
+    route = _command(
+        commands,
+        "route",
+        _route,
+        "say which model should take a prompt",
+        'with --input, FILE holds one JSON object per line, {"prompt": "..."} or {"messages": [...]}; "-" reads stdin',
+    )
+    route.add_argument("artifact", help="directory written by 'whichmodel train --out'")
+    route.add_argument("prompt", nargs="?", help="the prompt; or use --input")
+    route.add_argument("--input", metavar="FILE.jsonl", help="route every line of a file instead, in order")
+    route.add_argument("--explain", action="store_true", help="all candidates, what was excluded, the nearest rows")
+    route.add_argument("--candidates", metavar="A,B", help="choose among these models only")
+    route.add_argument("--exclude", metavar="A,B", help="never choose these models")
+    route.add_argument("--max-cost-usd", type=float, metavar="USD", help="ceiling of the expected cost of the answer")
+    route.add_argument(
+        "--willingness-to-pay-usd", type=float, metavar="USD", help="USD that one whole unit of quality is worth"
+    )
+    route.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
+    route.add_argument("--latency-budget-ms", type=float, default=50.0, metavar="MS", help="default 50")
+    route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "answer POST /route over HTTP",
+        "environment: WHICHMODEL_API_KEYS (comma-separated) or WHICHMODEL_API_KEYS_FILE, and the other settings of\n"
+        "docs/service.md. Without a key the service binds to loopback addresses only.",
+    )
+    serve.add_argument("artifact", help="directory written by 'whichmodel train --out'")
+    serve.add_argument("--host", help="address to bind to (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to bind to; 0 takes a free one (default 8080)")
+
+
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser("data", help="look at preference logs", description="Look at preference logs.")
+    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+    inspect = _command(verbs, "inspect", _inspect, "say how a log is read and how healthy it is, before training on it")
+    _add_log_options(inspect)
+    _add_json(inspect)
+
+
+def _add_encoder(commands: Commands) -> None:
+    encoder = commands.add_parser("encoder", help="make encoders", description="Make encoders (extra [encoders]).")
+    verbs = encoder.add_subparsers(dest="verb", required=True, metavar="VERB")
+    distill = _command(
+        verbs, "distill", _distill, "distil a sentence encoder to the static tier: a token table as int8 ONNX"
+    )
+    distill.add_argument("--base", metavar="DIR", help="sentence-transformers directory (default: all-MiniLM-L6-v2)")
+    distill.add_argument("--out", required=True, metavar="DIR", help="encoder directory to write; must not exist yet")
+    distill.add_argument("--dim", type=int, default=256, help="dimensions of the vectors (default 256)")
+    distill.add_argument("--seed", type=int, default=0)
+
+
+def _train(args: argparse.Namespace) -> int:
+    check_target(args.out)
+    profiles = read_profiles(args.prices) if args.prices else None
+    training = _training()
+    with _Bars() as bars:
+        log = _load_log(args)
+        artifact, report = training.train(
+            log,
+            seed=args.seed,
+            encoder=args.encoder,
+            profiles=profiles,
+            store_prompts=args.store_prompts,
+            margin=args.margin / 100,
+            cache=Path(args.cache) if args.cache else None,
+            progress=bars.show,
+        )
+    artifact = artifact.write(args.out)
+    _say_refused(log)
+    unpriced = sorted(set(artifact.models) - set(profiles or {})) if args.prices else []
+    if unpriced:
+        print(f"whichmodel: no price for {', '.join(unpriced)}: costs are left out of the report", file=sys.stderr)
+    print(report.render())
+    print(f"wrote {args.out} (artifact {artifact.id}, {len(artifact.vectors)} rows, {len(artifact.models)} models)")
+    if args.json:
+        _print_json({**report.to_json(), "artifact_id": artifact.id})
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    artifact = Router.load(args.artifact).artifact
+    training = _training()
+    log = _load_log(args)
+    report = training.evaluate(artifact, log, margin=args.margin / 100)
+    _say_refused(log)
+    seen = report.details["n_trained_on"]
+    if seen:
+        unseen = report.details.get("gain_on_unseen")
+        without = (
+            f"; gain without them {unseen['mean']:+.4f} ({unseen['low']:+.4f} to {unseen['high']:+.4f})"
+            if unseen
+            else ""
+        )
+        print(f"whichmodel: {seen} of {report.n_prompts} prompts were in the training rows{without}", file=sys.stderr)
+    print(report.render())
+    if args.json:
+        _print_json(report.to_json())
+    return 0
+
+
+def _route(args: argparse.Namespace) -> int:
+    if (args.prompt is None) == (args.input is None):
+        print("whichmodel route: give either a PROMPT or --input FILE", file=sys.stderr)
+        return 2
+    router = Router.load(args.artifact)
+    policy = Policy(
+        candidates=_names(args.candidates),
+        exclude=_names(args.exclude) or (),
+        max_cost_usd=args.max_cost_usd,
+        willingness_to_pay_usd=args.willingness_to_pay_usd,
+        route_anyway=args.route_anyway,
+    )
+    prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
+    for prompt in prompts:
+        decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms)
+        if args.json or args.input is not None:
+            _print_json(decision.to_json(explain=args.explain))
+        else:
+            print(render_decision(decision, explain=args.explain))
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from router.service.server import serve
+    from router.service.settings import Settings
+
+    settings = Settings.from_environment(os.environ)
+    if args.host is not None:
+        settings = replace(settings, host=args.host)
+    if args.port is not None:
+        settings = replace(settings, port=args.port)
+    serve(Router.load(args.artifact), settings, announce=lambda line: print(line, flush=True))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    about = Router.load(args.artifact).describe()
+    if args.json:
+        _print_json(about)
+        return 0
+    report = about["report"]
+    encoder = about["encoder"]
+    print(f"artifact   {about['artifact_id']}")
+    print(f"encoder    {encoder['name']} ({encoder['tier']} tier, {encoder['dim']} dimensions, {encoder['id'][:12]})")
+    print(f"rows       {about['n_rows']} prompts, {about['kind']}; prompts stored: {about['prompts_stored']}")
+    print(f"models     {', '.join(about['models'])}")
+    print(f"intents    {', '.join(about['intents']) or 'none in the log'}")
+    print(f"best fixed {about['best_fixed']}")
+    gain = report["gain"]
+    print(f"gain       {gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}), {report['protocol']}")
+    print(about["verdict"]["text"])
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    _training()
+    from training.inspect import inspect_log, render
+
+    report = inspect_log(_load_log(args))
+    print(render(report))
+    if args.json:
+        _print_json(report)
+    return 0
+
+
+def _distill(args: argparse.Namespace) -> int:
+    from training.distill import default_base, distill, require_encoders_extra
+
+    require_encoders_extra()
+    settings = distill(
+        args.base or default_base(), Path(args.out), dim=args.dim, seed=args.seed, progress=sys.stderr.isatty()
+    )
+    print(f"wrote {args.out} ({settings.name}, {settings.dim} dimensions)")
+    return 0
+
+
+def _training() -> Any:
+    """Import the offline half; it says itself which extra is missing."""
+    import training
+
+    return training
+
+
+def _load_log(args: argparse.Namespace) -> Any:
+    return _training().load(
+        *args.sources,
+        format=args.format,
+        models=_names(args.models),
+        aliases=_aliases(args.alias),
+        drop_models=tuple(args.drop_model),
+        on_bad_row=args.on_bad_row,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _say_refused(log: Any) -> None:
+    if log.refusals:
+        n_all = len(log.refusals) + len(log)
+        print(f"whichmodel: {len(log.refusals)} of {n_all} rows refused; the first: {log.refusals[0]}", file=sys.stderr)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _aliases(pairs: Sequence[str]) -> dict[str, str]:
+    out = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise ConfigError(f"--alias {pair}: expected OLD=NEW")
+        out[old] = new
+    return out
+
+
+def _read_prompts(path: str) -> Iterator[Any]:
+    """Yield the prompt or messages of every line of a JSONL file ('-': stdin)."""
+    try:
+        file: TextIO = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115
+        with file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _prompt_of(line, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: cannot be read: {exc}") from exc
+
+
+def _prompt_of(line: str, where: str) -> Any:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{where}: not JSON ({exc}); expected an object with 'prompt' or 'messages'") from exc
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+        return row["prompt"]
+    if isinstance(row, dict) and isinstance(row.get("messages"), list):
+        return row["messages"]
+    raise DataError(f"{where}: expected an object with 'prompt' (a string) or 'messages' (a list)")
+
+
+def render_decision(decision: Decision, *, explain: bool) -> str:
+    """Return a decision for people."""
+    lines = [decision.summary]
+    lines.append(f"  tier {decision.tier}, {decision.elapsed_ms:.2f} ms, reason {decision.reason}")
+    if explain:
+        width = max([len(one.model) for one in decision.estimates] or [5])
+        lines.append(f"  {'model':<{width}}  quality  95 % interval  support  cost USD")
+        for one in decision.estimates:
+            cost = "-" if one.cost_usd is None else f"{one.cost_usd:.6f}"
+            interval = f"{one.low:.3f} to {one.high:.3f}"
+            lines.append(f"  {one.model:<{width}}  {one.quality:.3f}    {interval}  {one.support:7.1f}  {cost}")
+        lines.extend(f"  excluded {one.model}: {one.code}, {one.detail}" for one in decision.excluded)
+        for near in decision.neighbors:
+            text = "" if near.prompt is None else f'  "{" ".join(near.prompt.split())[:60]}"'
+            won = ", ".join(near.winners) or "nobody"
+            lines.append(f"  near {near.similarity:.3f}  {near.intent or '-'}  won: {won}{text}")
+    return "\n".join(lines)
+
+
+def _print_json(value: JsonObject) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+class _Bars:
+    """Progress bars on stderr, one per stage, when a person is looking."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            if self._bar is not None:
+                self._bar.close()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit="", leave=False)
+        self._bar.update(done - self._bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

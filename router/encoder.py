@@ -1,0 +1,312 @@
+"""Text to unit vector: the only room that knows the tokenizer and onnxruntime.
+
+An encoder is a directory of three files: ``encoder.json`` (settings), ``tokenizer.json`` and a self-contained
+``model.onnx`` from token ids to one unit vector. Training and serving read it with this same code.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
+from tokenizers import Tokenizer
+
+from router.errors import EncoderError
+from router.types import Embedding, JsonObject
+
+ENCODER_FILES = ("encoder.json", "tokenizer.json", "model.onnx")
+FORMAT_VERSION = 1
+TIERS = ("static", "full")
+# What is cut away when a prompt is too long, in Pulze's words: 'head' keeps the last tokens, 'tail' the first,
+# 'middle' keeps both ends, 'ends' keeps the middle.
+TRUNCATIONS = ("head", "tail", "middle", "ends")
+# Tokenising costs time per character whatever is kept of it, so characters are cut first (1 MB takes 0.5 s).
+CHARS_PER_TOKEN = 8
+# Tokenizer.encode holds the GIL and encode_batch does not, but costs 30 us more: worth it for long prompts only.
+LONG_PROMPT_CHARS = 2000
+
+# They have no common base but Exception. RuntimeError and ValueError come from onnxruntime's own Python layer.
+ONNX_ERRORS = (
+    onnx_errors.Fail,
+    onnx_errors.InvalidArgument,
+    onnx_errors.InvalidGraph,
+    onnx_errors.InvalidProtobuf,
+    onnx_errors.NoModel,
+    onnx_errors.NotImplemented,
+    onnx_errors.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+
+Cut = TypeVar("Cut", str, list[int])
+
+SHIPPED = Path(__file__).parent / "_models"
+CHECKOUT = Path(__file__).parent.parent / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """vector: float32 (dim,), unit length. n_tokens: tokens fed in. unknown_share: of those, the unknown token."""
+
+    vector: Embedding
+    n_tokens: int
+    unknown_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """What ``encoder.json`` holds.
+
+    prefix_ids, suffix_ids: special tokens around the text (max_tokens counts them too). canaries: text to the first
+    numbers of its vector, as it was when the encoder was made.
+    """
+
+    name: str
+    tier: str
+    dim: int
+    max_tokens: int
+    truncation: str
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    unknown_token: str = "[UNK]"  # noqa: S105
+    canaries: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    @classmethod
+    def from_json(cls, raw: object, where: str) -> "EncoderSettings":
+        """Read the parsed ``encoder.json``.
+
+        Raises:
+            EncoderError: a field is missing, of the wrong type or out of range.
+        """
+        if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
+            raise EncoderError(f"{where}: expected an object with format_version {FORMAT_VERSION}")
+        try:
+            settings = cls(
+                name=str(raw["name"]),
+                tier=str(raw["tier"]),
+                dim=int(raw["dim"]),
+                max_tokens=int(raw["max_tokens"]),
+                truncation=str(raw["truncation"]),
+                prefix_ids=tuple(int(one) for one in raw.get("prefix_ids", ())),
+                suffix_ids=tuple(int(one) for one in raw.get("suffix_ids", ())),
+                unknown_token=str(raw.get("unknown_token", "[UNK]")),
+                canaries=tuple((str(t), tuple(float(x) for x in v)) for t, v in raw.get("canaries", ())),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            raise EncoderError(f"{where}: {exc!r}; expected name, tier, dim, max_tokens and truncation") from exc
+        if settings.tier not in TIERS or settings.truncation not in TRUNCATIONS:
+            raise EncoderError(f"{where}: tier must be one of {TIERS} and truncation one of {TRUNCATIONS}")
+        room = settings.max_tokens - len(settings.prefix_ids) - len(settings.suffix_ids)
+        if not (1 <= settings.dim <= 8192 and 1 <= room <= 8192):
+            raise EncoderError(
+                f"{where}: dim {settings.dim} or max_tokens {settings.max_tokens} is out of range 1..8192"
+            )
+        return settings
+
+    def to_json(self) -> JsonObject:
+        """Return what ``from_json`` reads."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "tier": self.tier,
+            "dim": self.dim,
+            "max_tokens": self.max_tokens,
+            "truncation": self.truncation,
+            "prefix_ids": list(self.prefix_ids),
+            "suffix_ids": list(self.suffix_ids),
+            "unknown_token": self.unknown_token,
+            "canaries": [[text, list(vector)] for text, vector in self.canaries],
+        }
+
+
+class Encoder(Protocol):
+    """Anything that turns a text into a unit vector, always the same one."""
+
+    @property
+    def id(self) -> str:
+        """Hash of the bytes that make the encoder what it is."""
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """Name, tier, dimension and truncation."""
+
+    def encode(self, text: str) -> Encoding:
+        """Encode one text by itself, so that nothing in flight beside it can change its vector."""
+
+
+class OnnxEncoder:
+    """An encoder directory, loaded: one onnxruntime session on one thread and its tokenizer."""
+
+    def __init__(self, files: Mapping[str, bytes], *, where: str) -> None:
+        """Load from the bytes of ENCODER_FILES; ``where`` names their origin in errors.
+
+        Raises:
+            EncoderError: a file is missing or damaged, or the model does not give unit vectors of ``dim``.
+        """
+        missing = [name for name in ENCODER_FILES if name not in files]
+        if missing:
+            raise EncoderError(f"{where}: not an encoder directory, missing {', '.join(missing)}")
+        self.files = {name: files[name] for name in ENCODER_FILES}
+        self._id = encoder_id(self.files)
+        try:
+            raw = json.loads(files["encoder.json"])
+        except ValueError as exc:
+            raise EncoderError(f"{where}/encoder.json: not JSON: {exc}") from exc
+        self._settings = EncoderSettings.from_json(raw, f"{where}/encoder.json")
+        self._tokenizer = _load_tokenizer(files["tokenizer.json"], where)
+        self._unknown_id = self._tokenizer.token_to_id(self._settings.unknown_token)
+        self._session = _load_session(files["model.onnx"], where)
+        self._inputs = {one.name for one in self._session.get_inputs()}
+        if not ({"input_ids"} <= self._inputs <= {"input_ids", "attention_mask", "token_type_ids"}):
+            raise EncoderError(
+                f"{where}/model.onnx: expected the inputs input_ids [attention_mask token_type_ids], "
+                f"got {sorted(self._inputs)}"
+            )
+        try:
+            vector = self.encode("warm up").vector
+        except ONNX_ERRORS as exc:
+            raise EncoderError(
+                f"{where}/model.onnx: does not run on the tokenizer's ids: {str(exc).splitlines()[0]}"
+            ) from exc
+        if vector.shape != (self._settings.dim,) or not abs(float(np.linalg.norm(vector)) - 1.0) < 1e-3:
+            raise EncoderError(
+                f"{where}/model.onnx: gives a vector of shape {vector.shape} and length {np.linalg.norm(vector):.4f}, "
+                f"expected ({self._settings.dim},) and 1"
+            )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "OnnxEncoder":
+        """Load an encoder directory, or one shipped with the package by its name (``static``).
+
+        Raises:
+            EncoderError: as the constructor; or the directory cannot be read.
+        """
+        path = find_encoder(directory)
+        try:
+            files = {name: (path / name).read_bytes() for name in ENCODER_FILES if (path / name).is_file()}
+        except OSError as exc:
+            raise EncoderError(f"{path}: cannot be read: {exc.strerror}") from exc
+        return cls(files, where=str(path))
+
+    @property
+    def id(self) -> str:
+        """Hash of the three files."""
+        return self._id
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """Name, tier, dimension and truncation."""
+        return self._settings
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the ids that are fed to the network: cut to max_tokens, special tokens included."""
+        settings = self._settings
+        room = settings.max_tokens - len(settings.prefix_ids) - len(settings.suffix_ids)
+        text = _keep(text, room * CHARS_PER_TOKEN, settings.truncation)
+        text = text.encode("utf-8", "replace").decode()  # the tokenizer refuses lone surrogates
+        if len(text) > LONG_PROMPT_CHARS:
+            ids = self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
+        else:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = _keep(ids, room, settings.truncation)
+        return [*settings.prefix_ids, *ids, *settings.suffix_ids]
+
+    def encode(self, text: str) -> Encoding:
+        """Encode one text by itself: in an int8 batch, neighbours would change its vector."""
+        ids = self.token_ids(text)
+        if not ids:  # nothing but characters that the tokenizer drops
+            ids = [self._unknown_id or 0]
+        vector = self.run(ids)
+        unknown = ids.count(self._unknown_id) / len(ids) if self._unknown_id is not None else 0.0
+        return Encoding(vector=vector, n_tokens=len(ids), unknown_share=unknown)
+
+    def run(self, ids: list[int]) -> Embedding:
+        """Run the network on token ids and return its unit vector: the floor of any encoding time."""
+        feed = {"input_ids": np.array([ids], dtype=np.int64)}
+        if "attention_mask" in self._inputs:
+            feed["attention_mask"] = np.ones((1, len(ids)), dtype=np.int64)
+        if "token_type_ids" in self._inputs:
+            feed["token_type_ids"] = np.zeros((1, len(ids)), dtype=np.int64)
+        vector: Embedding = self._session.run(None, feed)[0].reshape(-1)
+        return vector
+
+
+def encoder_id(files: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 over the three files' own SHA-256s, in the order of ENCODER_FILES."""
+    return hashlib.sha256(b"".join(hashlib.sha256(files[name]).digest() for name in ENCODER_FILES)).hexdigest()
+
+
+def find_encoder(name_or_directory: str | Path) -> Path:
+    """Return the directory of an encoder: a path, or the name of one shipped with the package.
+
+    Raises:
+        EncoderError: neither exists.
+    """
+    path = Path(name_or_directory)
+    if path.is_dir():
+        return path
+    for home in (SHIPPED, CHECKOUT):
+        if str(name_or_directory) in TIERS and (home / name_or_directory).is_dir():
+            return home / name_or_directory
+    raise EncoderError(f"no encoder at {path}: expected a directory with {', '.join(ENCODER_FILES)}, or 'static'")
+
+
+def check_canaries(encoder: Encoder) -> float:
+    """Return the largest difference between the canary vectors on file and those computed now (0 without any)."""
+    worst = 0.0
+    for text, expected in encoder.settings.canaries:
+        got = encoder.encode(text).vector[: len(expected)]
+        worst = max(worst, float(np.abs(got - np.array(expected, dtype=np.float32)).max()))
+    return worst
+
+
+def _keep(sequence: Cut, room: int, truncation: str) -> Cut:
+    """Cut a string or a list of ids to ``room`` elements by the truncation strategy."""
+    excess = len(sequence) - room
+    if excess <= 0:
+        return sequence
+    if truncation == "head":
+        return sequence[excess:]
+    if truncation == "tail":
+        return sequence[:room]
+    if truncation == "middle":
+        front = (room + 1) // 2
+        return sequence[:front] + sequence[front + excess :]
+    start = excess // 2
+    return sequence[start : start + room]
+
+
+def _load_tokenizer(raw: bytes, where: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_buffer(raw)
+    except (ValueError, TypeError) as exc:
+        raise EncoderError(f"{where}/tokenizer.json: {exc}") from exc
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _load_session(raw: bytes, where: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except ONNX_ERRORS as exc:
+        raise EncoderError(f"{where}/model.onnx: onnxruntime refuses it: {str(exc).splitlines()[0]}") from exc
+
+
+def embed(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Encode many texts one by one, in order: float32 (n_texts, dim), exactly what serving computes."""
+    out = np.empty((len(texts), encoder.settings.dim), dtype=np.float32)
+    for row, text in enumerate(texts):
+        out[row] = encoder.encode(text).vector
+    return out

@@ -1,0 +1,229 @@
+"""Neighbours and their evidence to an expected quality per model.
+
+Every training row carries, per model, an evidence weight h and a weighted residual g against the row's prior:
+
+    scores     prior mu in 0..1       h = 1         g = score - mu
+    battles    prior theta in logits  h = p(1 - p)  g = y - p,  p = sigmoid(theta_a - theta_b)
+
+and the estimate for a prompt is one gather and one weighted sum over its nearest rows,
+
+    z = prior + sum_i w_i g_i / (shrinkage + sum_i w_i h_i)
+    w_i = exp((sim_i - sim_1) / temperature) * exp(min(0, sim_1 - usual_similarity) / far_temperature)
+
+The second factor of w is absolute: far from every training row the estimate falls back to the prior. How g, h and
+the priors come about is the offline half's business (training/fit.py).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.index import Hits
+
+Weights = NDArray[np.float64] | NDArray[np.float32]
+WEIGHTS = ("softmax", "similarity")
+MISSING = ("prior", "zero")
+KINDS = ("scores", "battles")
+# A battle between equals carries h = 0.25: support is counted in such comparisons, scores in rows.
+SUPPORT_UNIT = {"scores": 1.0, "battles": 0.25}
+Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorSettings:
+    """Every number of the estimator; chosen by cross-validation inside ``train``.
+
+    n_neighbors: rows looked at. temperature: width of the relative weights, in cosine. usual_similarity: median
+    nearest similarity of the training rows to each other; far_temperature: how fast weights fall below it.
+    shrinkage: weight of the prior against the neighbours, in units of h. intent_shrinkage: weight of the global
+    prior against the intents seen at the neighbours, in units of w. guard_z: standard errors by which a model must
+    look better than the fixed one before it is taken.
+    weights='similarity' with missing='zero' and shrinkage 0 is the rule of Pulze's knn-router:
+    sum(similarity * score) / sum(similarity), where a model without a score at a neighbour counts 0 there.
+    """
+
+    n_neighbors: int
+    temperature: float = 0.1
+    usual_similarity: float = 0.0
+    far_temperature: float = 1.0
+    shrinkage: float = 1.0
+    intent_shrinkage: float = 1.0
+    guard_z: float = 0.0
+    weights: str = "softmax"
+    missing: str = "prior"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting out of range."""
+        if self.n_neighbors < 1:
+            raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
+        if self.weights not in WEIGHTS or self.missing not in MISSING:
+            raise ValueError(f"weights must be one of {WEIGHTS} and missing one of {MISSING}")
+        if not (self.temperature > 0 and self.far_temperature > 0):
+            raise ValueError("temperature and far_temperature must be above 0")
+        if not (self.shrinkage >= 0 and self.intent_shrinkage >= 0 and self.guard_z >= 0):
+            raise ValueError("shrinkage, intent_shrinkage and guard_z must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the training rows say, as plain arrays.
+
+    kind: 'scores' or 'battles'. h, g: float32 (n_rows, n_models), as in the module docstring. intents: int32
+    (n_rows,), -1 without one. prior: float64 (n_models,), global. intent_priors: float64 (n_intents, n_models).
+    variance: float64 (n_models,), residual variance of one unit of h (1 for battles).
+    """
+
+    kind: str
+    h: NDArray[np.float32]
+    g: NDArray[np.float32]
+    intents: NDArray[np.int32]
+    prior: NDArray[np.float64]
+    intent_priors: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEstimate:
+    """Per model, each float64 (n_models,): quality, low, high (95 %) in 0..1, and support in comparisons.
+
+    lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler).
+    intent_weights: float64 (n_intents,), share of each intent at the neighbours; the rest to 1 is the global prior's.
+    """
+
+    quality: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    support: NDArray[np.float64]
+    lead_error: NDArray[np.float64]
+    intent_weights: NDArray[np.float64]
+
+
+def neighbor_weights(similarities: NDArray[np.float32], settings: EstimatorSettings) -> NDArray[np.float64]:
+    """Return the weight of each neighbour: float64, same shape; the last axis is neighbours, nearest first."""
+    sims = similarities.astype(np.float64)
+    if settings.weights == "similarity":
+        return sims
+    nearest = sims[..., :1]
+    far = np.minimum(0.0, nearest - settings.usual_similarity) / settings.far_temperature
+    weights: NDArray[np.float64] = np.exp((sims - nearest) / settings.temperature + far)
+    return weights
+
+
+def local_sums(
+    w: Weights, h: NDArray[np.float32], g: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (sum_i w_i h_i, sum_i w_i g_i) per model; w is (..., k), h and g are (..., k, n_models)."""
+    row = w[..., None, :]
+    return _f64((row @ h)[..., 0, :]), _f64((row @ g)[..., 0, :])
+
+
+def posterior(
+    prior: NDArray[np.float64], mass: NDArray[np.float64], pull: NDArray[np.float64], shrinkage: float
+) -> NDArray[np.float64]:
+    """Return prior + pull / (shrinkage + mass), the prior where nothing was seen at all."""
+    precision = shrinkage + mass
+    return prior + np.divide(pull, precision, out=np.zeros_like(pull), where=precision > 0)
+
+
+def paired_squares(
+    w: Weights, g_squared: NDArray[np.float32], g_fixed: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (sum_i w_i^2 g_i^2, sum_i w_i^2 g_i g_i[fixed]) per model, from which lead_error is made.
+
+    g_squared, g_fixed: (..., k, n_models), g * g and g * g[fixed].
+    """
+    row = (w * w)[..., None, :]
+    return _f64((row @ g_squared)[..., 0, :]), _f64((row @ g_fixed)[..., 0, :])
+
+
+def lead_error(
+    squares: NDArray[np.float64],
+    products: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    shrinkage: float,
+    fixed: int,
+) -> NDArray[np.float64]:
+    """Return the standard error of each model's lead over the fixed one, both seen at the same neighbours.
+
+    A sandwich over neighbours: sqrt(sum_i w_i^2 (g_im / D_m - g_if / D_f)^2) with D = shrinkage + mass.
+    """
+    scale = 1.0 / np.maximum(shrinkage + mass, 1e-9)
+    own = scale[..., fixed : fixed + 1]
+    variance = squares * scale**2 - 2 * products * scale * own + squares[..., fixed : fixed + 1] * own**2
+    error: NDArray[np.float64] = np.sqrt(np.maximum(variance, 0.0))
+    return error
+
+
+def blended_prior(intent_weights: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
+    """Return a prompt's prior, (..., n_models): its intents' priors by their weight, the global one by the rest."""
+    return evidence.prior + intent_weights @ (evidence.intent_priors - evidence.prior)
+
+
+def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fixed: int) -> LocalEstimate:
+    """Estimate every model's quality from the nearest rows; ``fixed`` is the column of the best fixed model."""
+    w = neighbor_weights(hits.similarities, settings)
+    h, g = evidence.h[hits.rows], evidence.g[hits.rows]
+    if settings.missing == "zero":
+        return _zero_filled_mean(w, h, g, evidence)
+    intent_weights = intent_shares(
+        w, evidence.intents[hits.rows], len(evidence.intent_priors), settings.intent_shrinkage
+    )
+    mass, pull = local_sums(w, h, g)
+    z = posterior(blended_prior(intent_weights, evidence), mass, pull, settings.shrinkage)
+    # Kish's effective sample size of the neighbourhood, in units of h, times what distance leaves of it.
+    spread = (w * w) @ h
+    information = np.divide(mass * mass, spread, out=np.zeros_like(mass), where=spread > 0) * w[0]
+    sd = np.sqrt(evidence.variance / np.maximum(settings.shrinkage + information, 1e-9))
+    error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
+    quality, low, high = to_quality(z, sd, evidence.kind)
+    return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
+
+
+def prior_quality(evidence: Evidence) -> NDArray[np.float64]:
+    """Return each model's quality when nothing is known of the prompt: float64 (n_models,)."""
+    return to_quality(evidence.prior, np.zeros_like(evidence.prior), evidence.kind)[0]
+
+
+def to_quality(
+    z: NDArray[np.float64], sd: NDArray[np.float64], kind: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return quality, low and high in 0..1; battles' logits are taken against the average candidate."""
+    if kind == "scores":
+        clipped = np.clip(np.stack([z, z - Z95 * sd, z + Z95 * sd]), 0.0, 1.0)
+        return clipped[0], clipped[1], clipped[2]
+    centred = z - z.mean()
+    logits = np.stack([centred, centred - Z95 * sd, centred + Z95 * sd])
+    quality = 1.0 / (1.0 + np.exp(-logits))
+    return quality[0], quality[1], quality[2]
+
+
+def intent_shares(
+    w: Weights, intents: NDArray[np.int32], n_intents: int, intent_shrinkage: float
+) -> NDArray[np.float64]:
+    """Return each intent's share of the neighbours' weight, (..., n_intents); ``intent_shrinkage`` keeps some back."""
+    shape = (*w.shape[:-1], n_intents)
+    if n_intents == 0:
+        return np.zeros(shape)
+    # One bin per (prompt, intent); the extra bin takes the neighbours without an intent.
+    codes = np.where(intents >= 0, intents, n_intents).reshape(-1, w.shape[-1])
+    bins = codes + (n_intents + 1) * np.arange(len(codes))[:, None]
+    totals = np.bincount(bins.ravel(), weights=w.ravel(), minlength=len(codes) * (n_intents + 1))
+    shares = totals.reshape(len(codes), n_intents + 1)[:, :n_intents].reshape(shape)
+    mass: NDArray[np.float64] = np.maximum(intent_shrinkage + w.sum(axis=-1, keepdims=True), 1e-12)
+    return shares / mass
+
+
+def _f64(sums: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return sums.astype(np.float64, copy=False)
+
+
+def _zero_filled_mean(
+    w: NDArray[np.float64], h: NDArray[np.float32], g: NDArray[np.float32], evidence: Evidence
+) -> LocalEstimate:
+    """Pulze's rule: the mean over all neighbours, a missing score counting 0 (g + h * prior gives the score back)."""
+    scores = g + h * evidence.prior
+    quality = (w @ scores) / max(float(w.sum()), 1e-12)
+    nothing = np.zeros_like(quality)
+    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)))

@@ -1,0 +1,86 @@
+"""Surface features of a prompt: how it is written, which its meaning vector does not tell.
+
+Length, digits, code, answer options, script: the cheapest signal of how hard a prompt is. Most of them are linear in
+the counts of its UTF-8 bytes, so one histogram gives them all in a few microseconds at any length.
+"""
+
+import re
+import string
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BYTE_CLASSES: dict[str, bytes] = {
+    "digits": string.digits.encode(),
+    "capitals": string.ascii_uppercase.encode(),
+    "punctuation": string.punctuation.encode(),
+    "spaces": b" \t",
+    "newlines": b"\n",
+    "math": b"=+-*/^<>$\\|%",
+    "brackets": b"()[]{}",
+    "quotes": b"\"'`",
+    "question_marks": b"?",
+    "commas": b",",
+    "full_stops": b".",
+    "colons": b":",
+    # Lead bytes: two-byte scripts (Cyrillic, Greek, accents), and three- or four-byte ones (Han, Kana, Hangul, emoji).
+    "two_byte_letters": bytes(range(0xC2, 0xE0)),
+    "wide_letters": bytes(range(0xE0, 0xF5)),
+}
+_SHARES = (
+    "digits",
+    "capitals",
+    "punctuation",
+    "spaces",
+    "newlines",
+    "math",
+    "brackets",
+    "quotes",
+    "two_byte_letters",
+    "wide_letters",
+)
+_COUNTS = ("spaces", "newlines", "digits", "question_marks", "commas", "full_stops", "colons")
+_FLAGS: dict[str, re.Pattern[str]] = {
+    "has_code": re.compile(r"```|\bdef |\bclass |\bimport |\breturn\b|\bfunction\b|;\s*\n|#include|SELECT "),
+    "has_options": re.compile(r"(?m)^\s*\(?[A-Ea-e1-5][).:]\s"),
+    "asks_what": re.compile(r"(?i)\s*(?:what|who|when|where|why|how|which|is|are|do|does|can)\b"),
+    "commands": re.compile(
+        r"(?i)\s*(?:write|create|make|generate|give|list|explain|find|solve|compute|calculate|translate|summari[sz]e)\b"
+    ),
+}
+# Flags look for openings and markers; reading more than this changes none of them in practice and costs time.
+_FLAG_CHARS = 4000
+
+FEATURE_NAMES = (
+    "log_bytes",
+    *(f"{name}_share" for name in _SHARES),
+    *(f"log_{name}" for name in _COUNTS),
+    "ends_with_question_mark",
+    *_FLAGS,
+)
+N_FEATURES = len(FEATURE_NAMES)
+
+_TABLE = np.zeros((256, len(_BYTE_CLASSES)))
+for _column, _members in enumerate(_BYTE_CLASSES.values()):
+    _TABLE[list(_members), _column] = 1.0
+_COLUMN = {name: column for column, name in enumerate(_BYTE_CLASSES)}
+_SHARE_COLUMNS = [_COLUMN[name] for name in _SHARES]
+_COUNT_COLUMNS = [_COLUMN[name] for name in _COUNTS]
+
+
+def surface_features(text: str) -> NDArray[np.float64]:
+    """Return the features of one prompt in the order of FEATURE_NAMES: float64 (N_FEATURES,), not yet scaled."""
+    raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
+    counts = np.bincount(raw, minlength=256) @ _TABLE
+    out = np.empty(N_FEATURES)
+    out[0] = np.log1p(len(raw))
+    out[1 : 1 + len(_SHARES)] = counts[_SHARE_COLUMNS] / max(len(raw), 1)
+    out[1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[_COUNT_COLUMNS])
+    head = text[:_FLAG_CHARS]
+    flags = out[1 + len(_SHARES) + len(_COUNTS) :]
+    flags[0] = text.rstrip()[-1:] in ("?", "？")
+    for position, pattern in enumerate(_FLAGS.values(), start=1):
+        # The anchored patterns are about the opening; the others may match anywhere in the head.
+        found = pattern.match(head) if position > 2 else pattern.search(head)
+        flags[position] = found is not None
+    return out

@@ -1,0 +1,173 @@
+"""Router: the only place that knows the order of the stages."""
+
+import math
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.artifact import RouterArtifact, load_artifact
+from router.deadline import Deadline, now_ms
+from router.errors import PromptError
+from router.estimate import LocalEstimate, estimate, prior_quality
+from router.index import Hits, NeighborIndex
+from router.policy import REASONS, Choice, Field, choose, field_of
+from router.profiles import expected_costs_usd
+from router.prompt import fold_messages
+from router.types import Decision, Estimate, Intent, JsonObject, Messages, Neighbor, Policy
+
+DEFAULT_LATENCY_BUDGET_MS = 50.0
+# How many neighbours a decision shows; the estimate uses all of them.
+SHOWN_NEIGHBORS = 8
+DEFAULT_POLICY = Policy()
+
+
+class Router:
+    """Answers which model should take a prompt, from one loaded artifact."""
+
+    def __init__(self, artifact: RouterArtifact) -> None:
+        """Build the index in memory and answer one warm-up prompt."""
+        self.artifact = artifact
+        self._index = NeighborIndex(artifact.vectors)
+        self._fixed_quality = prior_quality(artifact.evidence)
+        self.route("warm up")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Router":
+        """Verify and load an artifact directory.
+
+        Raises:
+            ArtifactError: a file is missing, altered or foreign; it is named.
+            EncoderError: the encoder inside does not work.
+        """
+        return cls(load_artifact(directory))
+
+    def route(
+        self,
+        prompt: str | Messages,
+        policy: Policy | None = None,
+        *,
+        latency_budget_ms: float = DEFAULT_LATENCY_BUDGET_MS,
+        arrived_ms: float | None = None,
+    ) -> Decision:
+        """Decide which model should take ``prompt``, a text or a list of chat messages.
+
+        arrived_ms: when the request arrived, on the clock of router.deadline; now when left out.
+
+        Raises:
+            PromptError: the prompt is empty or not text, or the messages cannot be read.
+            PolicyError: the policy leaves no model.
+        """
+        deadline = Deadline(now_ms() if arrived_ms is None else arrived_ms, latency_budget_ms)
+        artifact, policy = self.artifact, policy or DEFAULT_POLICY
+        text = prompt if isinstance(prompt, str) else fold_messages(prompt)
+        if not text.strip():
+            raise PromptError("the prompt is empty")
+        costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text)
+        field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
+        core = artifact.template.strip(text)
+        point = artifact.space.place(artifact.encoder.encode(core).vector, core)
+        hits = self._index.search(point, artifact.settings.n_neighbors)
+        local = estimate(hits, artifact.evidence, artifact.settings, fixed=max(field.fixed, 0))
+        choice = choose(local, field, policy, verdict=artifact.verdict, guard_z=artifact.settings.guard_z)
+        return self._decision(deadline, policy, field, hits, local, choice)
+
+    def route_batch(
+        self, prompts: Sequence[str | Messages], policy: Policy | None = None, *, latency_budget_ms: float = 50.0
+    ) -> list[Decision]:
+        """Route prompts one after the other, in order; each has its own budget."""
+        return [self.route(one, policy, latency_budget_ms=latency_budget_ms) for one in prompts]
+
+    def describe(self) -> JsonObject:
+        """Return what the artifact is and what it promises, JSON-able and without prompts."""
+        artifact = self.artifact
+        return {
+            "artifact_id": artifact.id,
+            "models": list(artifact.models),
+            "best_fixed": artifact.best_fixed,
+            "verdict": {"label": artifact.verdict.label, "text": artifact.verdict.text},
+            "kind": artifact.evidence.kind,
+            "n_rows": len(artifact.vectors),
+            "intents": list(artifact.intents),
+            "encoder": {
+                "name": artifact.encoder.settings.name,
+                "tier": artifact.encoder.settings.tier,
+                "dim": artifact.encoder.settings.dim,
+                "id": artifact.encoder.id,
+            },
+            "prompts_stored": artifact.prompts is not None,
+            "report": artifact.report,
+        }
+
+    def _decision(
+        self, deadline: Deadline, policy: Policy, field: Field, hits: Hits, local: LocalEstimate, choice: Choice
+    ) -> Decision:
+        artifact = self.artifact
+        estimates = tuple(self._estimate(column, field, local, choice) for column in choice.ranking)
+        model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
+        elapsed_ms = deadline.elapsed_ms()
+        return Decision(
+            model=model,
+            reason=choice.reason,
+            summary=self._summary(model, choice, estimates, local),
+            propensity=1.0,
+            intent=self._intent(local.intent_weights),
+            estimates=estimates,
+            fallbacks=tuple(one.model for one in estimates if one.model != model),
+            excluded=field.excluded,
+            neighbors=tuple(self._neighbor(hits, rank) for rank in range(min(SHOWN_NEIGHBORS, len(hits.rows)))),
+            tier=artifact.encoder.settings.tier,
+            degraded=False,
+            latency_budget_ms=deadline.budget_ms,
+            elapsed_ms=elapsed_ms,
+            budget_met=elapsed_ms <= deadline.budget_ms,
+            artifact_id=artifact.id,
+            decision_id=uuid.uuid4().hex,
+        )
+
+    def _estimate(self, column: int, field: Field, local: LocalEstimate, choice: Choice) -> Estimate:
+        cost = float(field.costs_usd[column])
+        return Estimate(
+            model=self.artifact.models[column],
+            quality=float(local.quality[column]),
+            low=float(local.low[column]),
+            high=float(local.high[column]),
+            support=float(local.support[column]),
+            cost_usd=None if math.isnan(cost) else cost,
+            utility=float(choice.utility[column]),
+        )
+
+    def _neighbor(self, hits: Hits, rank: int) -> Neighbor:
+        artifact, row = self.artifact, int(hits.rows[rank])
+        intent = int(artifact.evidence.intents[row])
+        return Neighbor(
+            row=row,
+            similarity=float(hits.similarities[rank]),
+            intent=artifact.intents[intent] if intent >= 0 else None,
+            winners=tuple(artifact.models[column] for column in np.flatnonzero(artifact.won[row])),
+            prompt=artifact.prompts[row] if artifact.prompts is not None else None,
+        )
+
+    def _intent(self, weights: NDArray[np.float64]) -> Intent | None:
+        if weights.size == 0 or not weights.any():
+            return None
+        best = int(np.argmax(weights))
+        return Intent(label=self.artifact.intents[best], confidence=float(weights[best]))
+
+    def _summary(self, model: str, choice: Choice, estimates: tuple[Estimate, ...], local: LocalEstimate) -> str:
+        """One plain sentence: what was chosen, why, and against whom."""
+        text = f"{model}: {REASONS[choice.reason]}"
+        if choice.reason == "best" and len(estimates) > 1:
+            first, second = estimates[0], estimates[1]
+            text += (
+                f" ({first.quality:.2f} against {second.quality:.2f} for {second.model},"
+                f" {first.support:.0f} comparisons nearby)"
+            )
+        intent = self._intent(local.intent_weights)
+        return (
+            f"{text}; nearby rows are mostly about {intent.label}."
+            if intent and intent.confidence >= 0.5
+            else text + "."
+        )

@@ -1,0 +1,1 @@
+"""The HTTP service around a loaded Router: wire schema, strict bodies, keys, settings, application and server."""

@@ -1,0 +1,224 @@
+"""The server process: listening socket, bounds on the HTTP head, signals and logging around the application."""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from router.errors import ConfigError
+from router.router import Router
+from router.service.app import create_app
+from router.service.auth import check_bind
+from router.service.schema import error_body
+from router.service.settings import Settings
+
+MAX_HEAD_BYTES = 2**16
+SHUTDOWN_TIMEOUT_S = 5
+BACKLOG = 2048
+
+
+def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight and return.
+
+    ``announce`` gets one line with the URL, the artifact and its verdict once requests are answered.
+
+    Raises:
+        ConfigError: the address is open to others and there is no key, or it cannot be listened on.
+    """
+    check_bind(settings.host, settings.api_keys)
+    with _listen(settings.host, settings.port) as listener:
+        artifact = router.artifact
+        line = f"whichmodel serves {artifact.id} at {_url(listener)}: {artifact.verdict.text}"
+        config = uvicorn.Config(
+            create_app(router, settings),
+            http=partial(BoundedHttpProtocol, head_timeout_s=settings.chunk_timeout_s),  # type: ignore[arg-type]
+            ws="none",
+            loop="auto",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+            log_config=_LOGGING,
+        )
+        server = _AnnouncingServer(config, announce=lambda: announce(line))
+        with _exit_on_signals(server):
+            server.run(sockets=[listener])
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with what it lacks: a cap and a timeout on the request head, and errors in JSON."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        head_timeout_s: float,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._begin_head()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what arrives before the end of a head."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            self._start_head_timer()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, "too_large", f"the request head has more than {MAX_HEAD_BYTES} bytes")
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application."""
+        self._in_head = False
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the next head."""
+        super().on_message_complete()
+        self._begin_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP in the form of every other error."""
+        self._refuse(400, "http", "the request is not valid HTTP")
+
+    def _begin_head(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_timeout_s, self._on_head_timeout)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(408, "timeout", "the request head came too slowly")
+
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        # An answer that is still being written must not be cut in two by this one.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = json.dumps(error_body(kind, message)).encode()
+            head = (
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+class _AnnouncingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, *, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+
+class _NotLoggedYet(logging.Filter):
+    """Drops uvicorn's own record of an exception: the application has logged it, without the exception's text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"not_logged_yet": {"()": _NotLoggedYet}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        "router": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn.error": {
+            "handlers": ["stderr"],
+            "level": "ERROR",
+            "propagate": False,
+            "filters": ["not_logged_yet"],
+        },
+    },
+}
+
+
+@contextmanager
+def _exit_on_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the server and nothing more.
+
+    After a graceful stop uvicorn raises the signal once more for whoever handled it before: with Python's own
+    handlers the process would die of it, or show a KeyboardInterrupt, instead of leaving with exit code 0.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind and listen at once, so that a port in use is an error before anything else starts."""
+    try:
+        # IPv4 first: 'localhost' also names ::1, where few clients look for a server.
+        found = sorted(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+            key=lambda one: one[0] != socket.AF_INET,
+        )
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,64 @@
+"""The space in which neighbours are near: the encoder's vector, centred, beside scaled surface features.
+
+Centring takes away what all prompts of a log have in common; without it a bag of random words, which lies at the
+common mean, looks as near to every row as a real prompt does.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.features import surface_features
+from router.types import Embedding
+
+# A scaled feature beyond this is as strange as it gets; the bound keeps one feature from ruling the distance.
+FEATURE_CLIP = 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """What was learnt of the space.
+
+    center: float32 (dim,), mean of the training rows' vectors. feature_mean, feature_scale: float64 (n_features,).
+    feature_weight: length of the feature part against the unit-length meaning part; 0 leaves features out.
+    """
+
+    center: NDArray[np.float32]
+    feature_mean: NDArray[np.float64]
+    feature_scale: NDArray[np.float64]
+    feature_weight: float
+
+    def place(self, vector: Embedding, text: str) -> Embedding:
+        """Return the point of one prompt: float32, unit length, from its encoder vector and its text."""
+        features = surface_features(text) if self.feature_weight > 0 else None
+        point: Embedding = self.place_all(vector[None, :], None if features is None else features[None, :])[0]
+        return point
+
+    def place_all(self, vectors: NDArray[np.float32], features: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """Return the points of many prompts: float32 (n, dim [+ n_features]), unit length.
+
+        vectors: float32 (n, dim). features: float64 (n, n_features), as surface_features gives them; not looked at
+        when feature_weight is 0.
+        """
+        points = _unit(vectors - self.center)
+        if self.feature_weight > 0 and features is not None:
+            scaled = np.clip((features - self.feature_mean) / self.feature_scale, -FEATURE_CLIP, FEATURE_CLIP)
+            part = (self.feature_weight / np.sqrt(features.shape[1]) * scaled).astype(np.float32)
+            points = _unit(np.concatenate([points, part], axis=1))
+        return np.ascontiguousarray(points)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
+
+
+def fit_space(vectors: NDArray[np.float32], features: NDArray[np.float64], feature_weight: float) -> Space:
+    """Return the space of a log's rows: their mean vector, and mean and spread of their features."""
+    return Space(
+        center=vectors.mean(axis=0, dtype=np.float64).astype(np.float32),
+        feature_mean=features.mean(axis=0),
+        feature_scale=np.maximum(features.std(axis=0), 1e-3),
+        feature_weight=feature_weight,
+    )

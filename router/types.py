@@ -1,0 +1,241 @@
+"""The nouns of a decision: plain frozen values without I/O, shared by every other room."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Embedding = NDArray[np.float32]
+"""float32 (dim,), unit length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model runs, and what a token costs there in USD per million tokens."""
+
+    name: str
+    usd_per_mtok_in: float
+    usd_per_mtok_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """What is known of a model besides its quality.
+
+    mean_cost_usd: mean of the costs in the log, used where no endpoint's price is known.
+    """
+
+    name: str
+    mean_output_tokens: float = 256.0
+    endpoints: tuple[Endpoint, ...] = ()
+    mean_cost_usd: float | None = None
+
+    def cost_usd(self, input_tokens: int) -> float | None:
+        """Return the expected USD of one answer at the cheapest endpoint, or None where nothing is known."""
+        if not self.endpoints:
+            return self.mean_cost_usd
+        return min(
+            (end.usd_per_mtok_in * input_tokens + end.usd_per_mtok_out * self.mean_output_tokens) / 1e6
+            for end in self.endpoints
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one request asks of the choice.
+
+    candidates: the only models allowed (None: all). exclude: models not allowed. max_cost_usd: ceiling of the
+    expected cost of the answer. willingness_to_pay_usd: USD that one whole unit of quality is worth (None: cost
+    does not matter). route_anyway: use the neighbours even where the held-out verdict is not ROUTE.
+    fallback: model to answer with when nothing is left, instead of an error.
+    """
+
+    candidates: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    max_cost_usd: float | None = None
+    willingness_to_pay_usd: float | None = None
+    route_anyway: bool = False
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """One training row near the prompt: cosine similarity, its intent, the models that did best there."""
+
+    row: int
+    similarity: float
+    intent: str | None
+    winners: tuple[str, ...]
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The intent read from the neighbours, and the share of their weight that carries it."""
+
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one model is expected to be worth on one prompt.
+
+    quality: 0..1, a score or (from battles) the probability to beat the average candidate; low, high: its 95 %
+    interval. support: effective number of comparisons near the prompt. cost_usd: None without prices.
+    utility: quality minus cost at the request's willingness to pay.
+    """
+
+    model: str
+    quality: float
+    low: float
+    high: float
+    support: float
+    cost_usd: float | None
+    utility: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A model that was not up for choice: a code for programs, a detail for people."""
+
+    model: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one request. ``estimates`` and ``fallbacks`` are best first."""
+
+    model: str
+    reason: str
+    summary: str
+    propensity: float
+    intent: Intent | None
+    estimates: tuple[Estimate, ...]
+    fallbacks: tuple[str, ...]
+    excluded: tuple[Exclusion, ...]
+    neighbors: tuple[Neighbor, ...]
+    tier: str
+    degraded: bool
+    latency_budget_ms: float
+    elapsed_ms: float
+    budget_met: bool
+    artifact_id: str
+    decision_id: str
+
+    def estimate(self, model: str) -> Estimate | None:
+        """Return the estimate of one model, or None where it was not a candidate."""
+        return next((one for one in self.estimates if one.model == model), None)
+
+    def to_json(self, *, explain: bool = False) -> dict[str, Any]:
+        """Return the wire form, the same for the command line and HTTP; ``explanation`` only when asked."""
+        chosen = self.estimate(self.model)
+        out: dict[str, Any] = {
+            "model": self.model,
+            "reason": self.reason,
+            "intent": {"label": self.intent.label, "confidence": round(self.intent.confidence, 4)}
+            if self.intent
+            else None,
+            "quality": round(chosen.quality, 6) if chosen else None,
+            "cost_usd": chosen.cost_usd if chosen else None,
+            "fallbacks": list(self.fallbacks),
+            "propensity": self.propensity,
+            "tier": self.tier,
+            "degraded": self.degraded,
+            "latency_budget_ms": self.latency_budget_ms,
+            "elapsed_ms": round(self.elapsed_ms, 4),
+            "budget_met": self.budget_met,
+            "artifact_id": self.artifact_id,
+            "decision_id": self.decision_id,
+        }
+        if explain:
+            others = [one for one in self.estimates if one.model != self.model]
+            runner_up = others[0] if others else None
+            out["explanation"] = {
+                "candidates": [_estimate_json(one) for one in self.estimates],
+                "excluded": [{"model": one.model, "code": one.code, "detail": one.detail} for one in self.excluded],
+                "neighbors": [_neighbor_json(one) for one in self.neighbors],
+                "runner_up": {
+                    "model": runner_up.model,
+                    "quality": round(runner_up.quality, 6),
+                    "margin": round(chosen.utility - runner_up.utility, 6),
+                }
+                if runner_up and chosen
+                else None,
+                "summary": self.summary,
+            }
+        return out
+
+
+def _estimate_json(one: Estimate) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        "quality": round(one.quality, 6),
+        "low": round(one.low, 6),
+        "high": round(one.high, 6),
+        "support": round(one.support, 3),
+        "cost_usd": one.cost_usd,
+        "utility": round(one.utility, 6),
+    }
+
+
+def _neighbor_json(one: Neighbor) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "row": one.row,
+        "similarity": round(one.similarity, 6),
+        "intent": one.intent,
+        "winners": list(one.winners),
+    }
+    if one.prompt is not None:
+        out["prompt"] = one.prompt
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether routing beats the best fixed model on held-out rows: the label, one sentence, and the fixed model.
+
+    label: ``ROUTE``, ``DO NOT ROUTE`` or ``NOT ENOUGH DATA``.
+    """
+
+    label: str
+    text: str
+    best_fixed: str
+
+    @property
+    def routes(self) -> bool:
+        """True when the held-out rows say that routing is worth it."""
+        return self.label == "ROUTE"
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A mean paired difference with its 95 % interval, in units of quality (0.01 = one point)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+Messages = Sequence[Mapping[str, Any]]
+JsonObject = dict[str, Any]
+
+__all__ = [
+    "Decision",
+    "Embedding",
+    "Endpoint",
+    "Estimate",
+    "Exclusion",
+    "Gain",
+    "Intent",
+    "JsonObject",
+    "Messages",
+    "ModelProfile",
+    "Neighbor",
+    "Policy",
+    "Verdict",
+]

@@ -1,0 +1,156 @@
+"""The service around the real router: an artifact written here, loaded, and asked over the application."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_service import Client
+from hostile import HAND_MADE, check_answer, mutated_values
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from router.artifact import RouterArtifact
+from router.encoder import OnnxEncoder, embed
+from router.estimate import EstimatorSettings, Evidence
+from router.features import surface_features
+from router.prompt import Template, prompt_hash
+from router.router import Router
+from router.service.app import create_app
+from router.service.schema import REQUEST_EXAMPLES, RouteAnswer
+from router.service.settings import Settings
+from router.space import fit_space
+from router.types import Endpoint, ModelProfile, Verdict
+
+MODELS = ("small-fast", "coder-medium")
+PROMPTS = (
+    "Write a Python function that reverses a linked list.",
+    "Fix the off-by-one error in this loop over an array.",
+    "Why does my SQL query return duplicate rows?",
+    "Translate this letter into French, please.",
+    "What is the capital of Portugal?",
+    "Write a short poem about the sea in winter.",
+)
+# The first three are code, where the second model scores 1; elsewhere the first one does.
+CODE = np.array([1, 1, 1, 0, 0, 0], dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    encoder = OnnxEncoder.load("static")
+    raw, features = embed(encoder, PROMPTS), np.stack([surface_features(one) for one in PROMPTS])
+    space = fit_space(raw, features, 0.5)
+    won = np.stack([CODE == 0, CODE == 1], axis=1)
+    directory: Path = tmp_path_factory.mktemp("artifacts") / "v1"
+    RouterArtifact(
+        models=MODELS,
+        encoder=encoder,
+        space=space,
+        vectors=space.place_all(raw, features),
+        evidence=Evidence(
+            kind="scores",
+            h=np.ones((6, 2), dtype=np.float32),
+            g=won.astype(np.float32) - 0.5,
+            intents=CODE,
+            prior=np.array([0.5, 0.5]),
+            intent_priors=np.array([[0.5, 0.5], [0.5, 0.5]]),
+            variance=np.array([0.25, 0.25]),
+        ),
+        won=won,
+        prompt_hashes=np.array([list(bytes.fromhex(prompt_hash(one))) for one in PROMPTS], dtype=np.uint8),
+        intents=("other", "code"),
+        settings=EstimatorSettings(n_neighbors=3),
+        template=Template(),
+        profiles={
+            "small-fast": ModelProfile("small-fast", endpoints=(Endpoint("here", 0.1, 0.2),)),
+            "coder-medium": ModelProfile("coder-medium", endpoints=(Endpoint("here", 1.0, 2.0),)),
+        },
+        verdict=Verdict("ROUTE", "ROUTE: code and talk go to different models.", "small-fast"),
+        best_fixed="small-fast",
+        report={"gain": {"mean": 0.5}},
+        prompts=PROMPTS,
+    ).write(directory)
+    return Router.load(directory)
+
+
+@pytest.fixture(scope="module")
+def real_client(router: Router) -> Iterator[Client]:
+    app = create_app(router, Settings())
+    with asyncio.Runner() as runner:
+        lifespan = app.router.lifespan_context(app)
+        runner.run(lifespan.__aenter__())
+        yield Client(app, runner)
+        runner.run(lifespan.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model"), [("Reverse a linked list in Python.", "coder-medium"), ("A poem about the sea", "small-fast")]
+)
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_prompts_go_where_the_evidence_says(real_client: Client, prompt: str, model: str, as_messages: bool) -> None:
+    asked: Any = {"messages": [{"role": "user", "content": prompt}]} if as_messages else {"prompt": prompt}
+    answer = real_client.route({**asked, "explain": True, "latency_budget_ms": 10_000})
+    content = RouteAnswer.model_validate(answer.json)
+    assert (content.model, content.tier, content.reason) == (model, "static", "best")
+    assert content.explanation is not None
+    assert content.explanation.neighbors[0].prompt in PROMPTS
+    assert answer.headers["x-whichmodel-artifact"] == content.artifact_id
+
+
+def test_the_answer_is_the_decision_of_the_router(real_client: Client, router: Router) -> None:
+    for prompt in (PROMPTS[0], "Why does my loop never end? " * 1_000):
+        answer = real_client.route({"prompt": prompt, "explain": True})
+        decision = router.route(prompt).to_json(explain=True)
+        for name in ("elapsed_ms", "decision_id", "budget_met"):
+            decision.pop(name)
+        assert {name: value for name, value in answer.json.items() if name in decision} == decision
+
+
+@pytest.mark.parametrize("example", REQUEST_EXAMPLES.values(), ids=REQUEST_EXAMPLES)
+def test_the_documented_examples_work(real_client: Client, example: dict[str, Any]) -> None:
+    RouteAnswer.model_validate(real_client.route(example["value"]).json)
+
+
+@pytest.mark.parametrize("usd", [0, 5e-324, 1e-300, 0.001, 1e9])
+@pytest.mark.parametrize("name", ["max_cost_usd", "willingness_to_pay_usd"])
+def test_every_price_that_is_accepted_gives_finite_numbers(real_client: Client, name: str, usd: float) -> None:
+    answer = real_client.route({"prompt": "hello", "policy": {name: usd, "fallback": "other"}, "explain": True})
+    RouteAnswer.model_validate(answer.json)
+
+
+def test_errors_of_the_router_do_not_repeat_the_request(real_client: Client) -> None:
+    policies: list[dict[str, list[str]]] = [
+        {"candidates": ["CANARY"]},
+        {"candidates": []},
+        {"exclude": [*MODELS, "CANARY"]},
+    ]
+    for policy in policies:
+        answer = real_client.route({"prompt": "hello", "policy": policy})
+        assert (answer.status, answer.json["error"]["type"]) == (422, "policy")
+        assert "CANARY" not in json.dumps(answer.json)
+
+
+def test_the_artifact_describes_itself(real_client: Client, router: Router) -> None:
+    assert real_client.ask("GET", "/artifact").json == json.loads(json.dumps(router.describe()))
+
+
+@pytest.mark.parametrize(("body", "status"), HAND_MADE.values(), ids=HAND_MADE)
+def test_hand_made_bodies(real_client: Client, body: bytes, status: int) -> None:
+    assert real_client.route(body).status == status
+
+
+@hypothesis_settings(max_examples=200)
+@given(body=mutated_values())
+def test_requests_with_other_values(real_client: Client, body: bytes) -> None:
+    check_answer(real_client, body)
+
+
+@hypothesis_settings(max_examples=200)
+@given(prompt=st.text(max_size=60))
+def test_any_prompt_is_answered(real_client: Client, prompt: str) -> None:
+    status = check_answer(real_client, json.dumps({"prompt": prompt}).encode())
+    assert (status == 200) == (bool(prompt.strip()) and "\x00" not in prompt)

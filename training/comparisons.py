@@ -1,0 +1,93 @@
+"""The canonical training record, and the log that all readers make of their rows.
+
+Readers of published formats live in sources/; arrays for fitting are made in evidence.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+WINNERS = ("model_a", "model_b", "tie", "both_bad")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one logged row says about models on one prompt: either a battle or a set of scores.
+
+    prompt: the folded text (router.prompt.fold_messages), never empty. A battle has model_a, model_b and winner
+    (one of WINNERS); a scored row has ``scores`` {model: 0..1}. costs_usd and latencies_ms: {model: measured value of
+    that one call}. weight: relative trust in the row, above 0. timestamp: seconds since 1970 (UTC). where: FILE:LINE.
+    """
+
+    prompt: str
+    model_a: str | None = None
+    model_b: str | None = None
+    winner: str | None = None
+    scores: Mapping[str, float] | None = None
+    costs_usd: Mapping[str, float] | None = None
+    latencies_ms: Mapping[str, float] | None = None
+    intent: str | None = None
+    weight: float = 1.0
+    judge: str | None = None
+    user: str | None = None
+    timestamp: float | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a reader did with one column of a source: its role, or why it was left alone."""
+
+    name: str
+    role: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One row that was not usable: ``FILE:LINE`` and what is wrong, what was expected."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """How one source was read: the format, how it was recognised, its columns, its rows."""
+
+    name: str
+    format: str
+    recognised_by: str
+    n_rows: int
+    n_kept: int
+    columns: tuple[Column, ...]
+    sha256: str | None = None
+
+
+@dataclass(slots=True)
+class PreferenceLog:
+    """All comparisons of one or more sources, with what was refused and why.
+
+    notes: rules that were applied to rows (self-battles dropped, NaN scores ignored ...) with their counts.
+    """
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    sources: list[SourceSummary] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    @property
+    def models(self) -> list[str]:
+        """All models named by any row, sorted."""
+        names: set[str] = set()
+        for row in self.comparisons:
+            if row.scores is not None:
+                names.update(row.scores)
+            else:
+                names.update(name for name in (row.model_a, row.model_b) if name is not None)
+        return sorted(names)

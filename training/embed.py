@@ -1,0 +1,121 @@
+"""Texts to points: encoder vectors (cached by encoder and text), features, and the spaces tried at selection."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.encoder import Encoder
+from router.features import surface_features
+from router.prompt import prompt_hash
+from router.space import fit_space
+from training.select import Far, Place
+
+# Random-word prompts may keep about this share of the weight that a prompt from the log has.
+JUNK_SHARE = 0.03
+N_JUNK = 300
+# Below this gap in cosine, random words cannot be told from prompts, and distance is not worth trusting.
+MIN_FAR_TEMPERATURE = 0.02
+CHUNK_ROWS = 1024
+
+Advance = Callable[[int], object]
+"""Called with the number of texts that were just finished."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """vectors: float32 (n_texts, dim), as the encoder gives them. features: float64 (n_texts, n_features)."""
+
+    vectors: NDArray[np.float32]
+    features: NDArray[np.float64]
+
+
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], *, cache: Path | None = None, advance: Advance | None = None
+) -> Embedded:
+    """Encode texts one by one, exactly as serving does; with ``cache``, only those not seen before.
+
+    cache: a directory; holds one file per encoder, of text hashes and vectors.
+    """
+    known = _read_cache(cache, encoder)
+    vectors = np.empty((len(texts), encoder.settings.dim), dtype=np.float32)
+    fresh: dict[str, NDArray[np.float32]] = {}
+    for row, text in enumerate(texts):
+        key = prompt_hash(text)
+        found = known.get(key)
+        if found is None:
+            found = fresh[key] = encoder.encode(text).vector
+        vectors[row] = found
+        if advance is not None:
+            advance(1)
+    if cache is not None and fresh:
+        _write_cache(cache, encoder, known | fresh)
+    features = np.stack([surface_features(text) for text in texts])
+    return Embedded(vectors, features)
+
+
+def _cache_file(cache: Path, encoder: Encoder) -> Path:
+    return cache / f"vectors-{encoder.id[:16]}.npz"
+
+
+def _read_cache(cache: Path | None, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+    if cache is None or not _cache_file(cache, encoder).is_file():
+        return {}
+    try:
+        with np.load(_cache_file(cache, encoder), allow_pickle=False) as stored:
+            return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+    except (OSError, ValueError, KeyError):
+        return {}  # a damaged cache costs time, not truth
+
+
+def _write_cache(cache: Path, encoder: Encoder, vectors: dict[str, NDArray[np.float32]]) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    beside = cache / f".{os.getpid()}.npz"
+    np.savez(beside, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+    beside.replace(_cache_file(cache, encoder))
+
+
+def make_places(
+    encoder: Encoder, texts: Sequence[str], embedded: Embedded, feature_weights: Sequence[float], seed: int
+) -> list[Place]:
+    """Return the training rows in one space per feature weight, each with its measure of what is far.
+
+    Far is measured, not chosen: prompts of random words drawn from the log's own are put into the space, and the
+    far temperature is set so that their median keeps JUNK_SHARE of a usual prompt's weight.
+    """
+    junk_texts = random_word_prompts(texts, N_JUNK, seed)
+    junk = embed_texts(encoder, junk_texts)
+    places = []
+    for weight in feature_weights:
+        space = fit_space(embedded.vectors, embedded.features, weight)
+        vectors = space.place_all(embedded.vectors, embedded.features)
+        usual = float(np.median(_nearest_other(vectors)))
+        strange = float(np.median((space.place_all(junk.vectors, junk.features) @ vectors.T).max(axis=1)))
+        far_temperature = max((usual - strange) / -np.log(JUNK_SHARE), MIN_FAR_TEMPERATURE)
+        places.append(Place(space, vectors, Far(usual, float(far_temperature))))
+    return places
+
+
+def random_word_prompts(texts: Sequence[str], n_prompts: int, seed: int) -> list[str]:
+    """Return prompts as long as the log's, made of words drawn at random from all of them."""
+    rng = np.random.default_rng(seed)
+    sample = [texts[row] for row in rng.integers(0, len(texts), min(len(texts), 4 * n_prompts))]
+    words = [text.split() or [text] for text in sample]
+    pool = np.array([word for one in words for word in one], dtype=object)
+    return [" ".join(rng.choice(pool, size=len(words[i]))) for i in rng.integers(0, len(words), n_prompts)]
+
+
+def _nearest_other(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return every row's similarity to the nearest other row: float32 (n_rows,)."""
+    if len(vectors) == 1:
+        return np.ones(1, dtype=np.float32)
+    out = np.empty(len(vectors), dtype=np.float32)
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        similar = vectors[start : start + CHUNK_ROWS] @ vectors.T
+        at = np.arange(len(similar))
+        similar[at, start + at] = -np.inf
+        out[start : start + CHUNK_ROWS] = similar.max(axis=1)
+    return out

@@ -1,0 +1,153 @@
+"""What routing is worth on rows that were not trained on: cross-fitted inside ``train``, or a separate log."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.artifact import RouterArtifact
+from router.errors import DataError
+from router.estimate import Evidence
+from router.profiles import expected_costs_usd
+from router.prompt import prompt_hash
+from router.router import Router
+from router.types import JsonObject, Policy
+from training.baselines import baselines, oracle_quality
+from training.comparisons import PreferenceLog
+from training.evidence import Table, tabulate
+from training.report import Outcome, Report
+from training.value import ValueMatrix, paired_gain, value_matrix
+from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, judge
+
+
+def score_choices(
+    table: Table,
+    worth: ValueMatrix,
+    choices: NDArray[np.int64],
+    fixed: NDArray[np.int64],
+    best_fixed: str,
+    groups: NDArray[np.int64],
+    costs_usd: NDArray[np.float64] | None,
+    *,
+    protocol: str,
+    details: JsonObject,
+    margin: float = DEFAULT_MARGIN,
+) -> Report:
+    """Return the report of ``choices`` against ``fixed``, both int64 (n_rows,), columns of the table's models.
+
+    worth: over all rows of the table. groups: int64 (n_rows,), rows of one group are not independent.
+    costs_usd: float64 (n_rows, n_models), or None where not every model has a price.
+    """
+    at = np.arange(len(table))
+    mine, theirs = worth.of(choices), worth.of(fixed)
+    total = max(float(worth.weight.sum()), 1e-12)
+    mean, error = paired_gain(mine - theirs, worth.weight, groups)
+    router_cost = None if costs_usd is None else float(costs_usd[at, choices].mean())
+    fixed_cost = None if costs_usd is None else float(costs_usd[at, fixed].mean())
+    effective = None if _fully_scored(table) else worth.effective_comparisons(choices)
+    gain = gain_of(mean, error)
+    held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, len(table), effective)
+    counts = np.bincount(choices, minlength=len(table.models)) / max(len(choices), 1)
+    return Report(
+        protocol=protocol,
+        kind=table.kind,
+        n_prompts=len(table),
+        models=table.models,
+        router=Outcome(float(mine @ worth.weight / total), router_cost),
+        best_fixed=best_fixed,
+        fixed=Outcome(float(theirs @ worth.weight / total), fixed_cost),
+        baselines=baselines(table.models, worth, costs_usd),
+        oracle_quality=oracle_quality(table.scores, table.row_weight) if table.kind == "scores" else None,
+        gain=gain,
+        verdict=judge(held_out, margin=margin),
+        shares={model: float(share) for model, share in zip(table.models, counts, strict=True) if share > 0},
+        effective_comparisons=effective,
+        details=details,
+    )
+
+
+def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DEFAULT_MARGIN) -> Report:
+    """Route every prompt of a separate log and compare with the best fixed model of the training rows.
+
+    The router's own choices are scored, whatever the artifact's verdict. Models that the artifact does not know are
+    left out. Prompts that it was trained on are counted in ``details``, and the gain is given without them, too.
+
+    Raises:
+        DataError: the log holds fewer than two of the artifact's models.
+    """
+    known = set(artifact.models) & set(log.models)
+    if len(known) < 2:
+        raise DataError(f"the log shares {len(known)} models with the artifact; at least 2 are needed")
+    table = tabulate(log, template=artifact.template, models=tuple(m for m in artifact.models if m in known))
+    router = Router(artifact)
+    column = {model: index for index, model in enumerate(table.models)}
+    policy = Policy(candidates=table.models, route_anyway=True)
+    chosen = [router.route(text, policy).model for text in table.originals]
+    choices = np.array([column[model] for model in chosen], dtype=np.int64)
+    subset = [artifact.models.index(model) for model in table.models]
+    best_fixed = _best_known_fixed(artifact, table.models)
+    fixed = np.full(len(table), column[best_fixed])
+    evidence = _prior_of(artifact, subset)
+    worth = value_matrix(table, evidence, np.arange(len(table)))
+    seen = _trained_on(artifact, table.texts)
+    details: JsonObject = {
+        "artifact_id": artifact.id,
+        "n_trained_on": int(seen.sum()),
+        "unknown_models": sorted(set(log.models) - known),
+    }
+    costs = costs_of(
+        table, np.stack([expected_costs_usd(artifact.profiles, table.models, text) for text in table.originals])
+    )
+    groups = np.arange(len(table))
+    if 0 < seen.sum() < len(table):
+        mean, error = paired_gain((worth.of(choices) - worth.of(fixed))[~seen], worth.weight[~seen], groups[~seen])
+        unseen = gain_of(mean, error)
+        details["gain_on_unseen"] = {"mean": unseen.mean, "low": unseen.low, "high": unseen.high}
+    return score_choices(
+        table,
+        worth,
+        choices,
+        fixed,
+        best_fixed,
+        groups,
+        costs,
+        protocol=f"log evaluated with artifact {artifact.id or '(unwritten)'}",
+        details=details,
+        margin=margin,
+    )
+
+
+def costs_of(table: Table, expected: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return each answer's cost: as logged where it was, else as expected; None unless every one is known."""
+    costs = np.where(np.isnan(table.costs_usd), expected, table.costs_usd)
+    return None if np.isnan(costs).any() else costs
+
+
+def _fully_scored(table: Table) -> bool:
+    return table.kind == "scores" and not bool(np.isnan(table.scores).any())
+
+
+def _trained_on(artifact: RouterArtifact, texts: Sequence[str]) -> NDArray[np.bool_]:
+    hashes = {bytes(row) for row in artifact.prompt_hashes}
+    return np.array([bytes.fromhex(prompt_hash(text)) in hashes for text in texts])
+
+
+def _best_known_fixed(artifact: RouterArtifact, models: Sequence[str]) -> str:
+    if artifact.best_fixed in models:
+        return artifact.best_fixed
+    return max(models, key=lambda model: float(artifact.evidence.prior[artifact.models.index(model)]))
+
+
+def _prior_of(artifact: RouterArtifact, columns: list[int]) -> Evidence:
+    """Return the artifact's priors alone, for these columns: the outcome model of the value."""
+    evidence = artifact.evidence
+    nothing = np.zeros((0, len(columns)), dtype=np.float32)
+    return Evidence(
+        kind=evidence.kind,
+        h=nothing,
+        g=nothing,
+        intents=np.zeros(0, dtype=np.int32),
+        prior=evidence.prior[columns],
+        intent_priors=np.zeros((0, len(columns))),
+        variance=evidence.variance[columns],
+    )

@@ -1,0 +1,169 @@
+"""The log as arrays: one row per distinct prompt, scores as a matrix or battles as a list. No fitting here."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import DataError
+from router.prompt import Template, find_template
+from training.comparisons import Comparison, PreferenceLog
+
+Battle = tuple[int, int, int, float, bool, float]
+"""row, column of model_a, of model_b, outcome for model_a, both bad, weight."""
+OUTCOMES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "both_bad": 0.5}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Battles:
+    """Pairwise comparisons, one per element.
+
+    rows: int64 (n_battles,), the prompt. a, b: int64, columns of the two models. y: float64, 1 when a won, 0 when b
+    did, 0.5 for a tie. both_bad: bool. weight: float64, above 0.
+    """
+
+    rows: NDArray[np.int64]
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    y: NDArray[np.float64]
+    both_bad: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, keep: NDArray[np.bool_]) -> "Battles":
+        """Return the battles marked in ``keep``: bool (n_battles,)."""
+        return Battles(
+            self.rows[keep], self.a[keep], self.b[keep], self.y[keep], self.both_bad[keep], self.weight[keep]
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Distinct prompts against models.
+
+    texts: what is embedded, one per row. originals: the prompts as logged. kind: 'scores' or 'battles'. scores:
+    float64 (n_rows, n_models), NaN where not scored; all NaN for battles. costs_usd: float64, same shape, mean
+    measured cost, NaN where none. row_weight: float64 (n_rows,). intents: int64 (n_rows,), -1 without.
+    timestamps: float64 (n_rows,), NaN without.
+    """
+
+    texts: tuple[str, ...]
+    originals: tuple[str, ...]
+    models: tuple[str, ...]
+    kind: str
+    scores: NDArray[np.float64]
+    battles: Battles
+    costs_usd: NDArray[np.float64]
+    row_weight: NDArray[np.float64]
+    intents: NDArray[np.int64]
+    intent_names: tuple[str, ...]
+    timestamps: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tuple[str, ...] | None = None) -> Table:
+    """Merge a log's comparisons to a Table; the template is found in the prompts when none is given.
+
+    Rules: rows with the same text after cutting the template are one prompt; its scores are averaged by weight, its
+    battles all kept, its intent is the most frequent one. A log that holds battles is a log of battles: scored rows
+    in it become battles between every two of their models with outcome (1 + score_a - score_b) / 2 and weight
+    1 / (n_models - 1). With ``models``, columns are these, in this order, and other models are dropped.
+
+    Raises:
+        DataError: fewer than two models or no rows are left.
+    """
+    names = models or tuple(log.models)
+    column = {name: index for index, name in enumerate(names)}
+    if template is None:
+        template = find_template([one.prompt for one in log.comparisons])
+    groups: dict[str, list[Comparison]] = defaultdict(list)
+    for one in log.comparisons:
+        groups[template.strip(one.prompt)].append(one)
+    kind = "battles" if any(one.scores is None for one in log.comparisons) else "scores"
+    if len(names) < 2 or not groups:
+        raise DataError(f"too little to learn from: {len(groups)} prompts and {len(names)} models; 1 and 2 are needed")
+    intent_names = tuple(sorted({one.intent for one in log.comparisons if one.intent is not None}))
+    shape = (len(groups), len(names))
+    scores, costs = _Mean(shape), _Mean(shape)
+    battles: list[Battle] = []
+    for row, members in enumerate(groups.values()):
+        for one in members:
+            costs.add_all(row, one.costs_usd or {}, column, 1.0)
+            if kind == "battles":
+                battles.extend(_battles_of(one, row, column))
+            else:
+                scores.add_all(row, one.scores or {}, column, one.weight)
+    weights = [1.0 if kind == "battles" else np.mean([one.weight for one in members]) for members in groups.values()]
+    return Table(
+        texts=tuple(groups),
+        originals=tuple(members[0].prompt for members in groups.values()),
+        models=names,
+        kind=kind,
+        scores=scores.values(),
+        battles=_columns(battles),
+        costs_usd=costs.values(),
+        row_weight=np.array(weights, dtype=np.float64),
+        intents=np.array([_intent_of(members, intent_names) for members in groups.values()], dtype=np.int64),
+        intent_names=intent_names,
+        timestamps=np.array([_earliest(members) for members in groups.values()], dtype=np.float64),
+    )
+
+
+class _Mean:
+    """A weighted mean per cell, NaN where nothing was added."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.total, self.weight = np.zeros(shape), np.zeros(shape)
+
+    def add_all(self, row: int, values: Mapping[str, float], column: Mapping[str, int], weight: float) -> None:
+        for name, value in values.items():
+            if name in column:
+                self.total[row, column[name]] += weight * value
+                self.weight[row, column[name]] += weight
+
+    def values(self) -> NDArray[np.float64]:
+        empty = np.full_like(self.total, np.nan)
+        return np.divide(self.total, self.weight, out=empty, where=self.weight > 0)
+
+
+def _intent_of(members: Sequence[Comparison], intent_names: Sequence[str]) -> int:
+    """Return the number of the most frequent intent, the first by name among equals; -1 without one."""
+    votes = Counter(one.intent for one in members if one.intent is not None)
+    return intent_names.index(min(votes, key=lambda name: (-votes[name], name))) if votes else -1
+
+
+def _earliest(members: Sequence[Comparison]) -> float:
+    return min((one.timestamp for one in members if one.timestamp is not None), default=float("nan"))
+
+
+def _battles_of(one: Comparison, row: int, column: dict[str, int]) -> list[Battle]:
+    if one.scores is None:
+        if one.model_a not in column or one.model_b not in column or one.winner is None:
+            return []
+        both_bad = one.winner == "both_bad"
+        return [(row, column[one.model_a], column[one.model_b], OUTCOMES[one.winner], both_bad, one.weight)]
+    scored = [(column[name], score) for name, score in sorted(one.scores.items()) if name in column]
+    weight = one.weight / max(len(scored) - 1, 1)
+    return [
+        (row, a, b, (1.0 + score_a - score_b) / 2.0, False, weight)
+        for position, (a, score_a) in enumerate(scored)
+        for b, score_b in scored[position + 1 :]
+    ]
+
+
+def _columns(battles: list[Battle]) -> Battles:
+    fields = list(zip(*battles, strict=True)) if battles else [()] * 6
+    return Battles(
+        rows=np.array(fields[0], dtype=np.int64),
+        a=np.array(fields[1], dtype=np.int64),
+        b=np.array(fields[2], dtype=np.int64),
+        y=np.array(fields[3], dtype=np.float64),
+        both_bad=np.array(fields[4], dtype=bool),
+        weight=np.array(fields[5], dtype=np.float64),
+    )

@@ -1,0 +1,117 @@
+"""Priors and residuals: what a set of training rows says before any neighbour is looked at.
+
+The formulas that use them are the estimator's (router/estimate.py); both kinds of evidence end in the same arrays.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.estimate import Evidence
+from training.evidence import Battles, Table
+
+# Rows that the mean over all models, or the global prior, is worth against a model's own, or an intent's own, rows.
+MODEL_PSEUDO_ROWS = 5.0
+INTENT_PSEUDO_ROWS = 20.0
+# Ridge on Bradley-Terry strengths, in comparisons (h = 0.25 each): keeps separated models finite.
+BATTLE_PSEUDO_COMPARISONS = 2.0
+NEWTON_STEPS = 50
+NEWTON_TOLERANCE = 1e-8
+
+
+def fit_evidence(table: Table, train: NDArray[np.bool_], *, use_intents: bool) -> Evidence:
+    """Fit priors on the rows marked in ``train`` and return evidence for all rows of the table.
+
+    Rows outside ``train`` get h = g = 0, so that looking them up by mistake changes nothing.
+    train: bool (n_rows,).
+    """
+    intents = np.where(train, table.intents, -1) if use_intents else np.full(len(table), -1)
+    n_intents = len(table.intent_names) if use_intents else 0
+    fit = _fit_scores if table.kind == "scores" else _fit_battles
+    return fit(table, train, intents.astype(np.int32), n_intents)
+
+
+def _fit_scores(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int32], n_intents: int) -> Evidence:
+    seen = ~np.isnan(table.scores) & train[:, None]
+    h = seen * table.row_weight[:, None]
+    scores = np.where(seen, table.scores, 0.0)
+    total, count = (h * scores).sum(0), h.sum(0)
+    overall = total.sum() / max(count.sum(), 1e-12)
+    prior = (total + MODEL_PSEUDO_ROWS * overall) / (count + MODEL_PSEUDO_ROWS)
+    intent_priors = np.empty((n_intents, len(table.models)))
+    for intent in range(n_intents):
+        own = intents == intent
+        mass = h[own].sum(0)
+        intent_priors[intent] = ((h * scores)[own].sum(0) + INTENT_PSEUDO_ROWS * prior) / (mass + INTENT_PSEUDO_ROWS)
+    row_prior = _row_priors(prior, intent_priors, intents)
+    g = h * (scores - row_prior)
+    squares = (h * np.square(scores - row_prior)).sum(0)
+    pooled = squares.sum() / max(count.sum(), 1e-12)
+    variance = (squares + MODEL_PSEUDO_ROWS * pooled) / (count + MODEL_PSEUDO_ROWS)
+    return Evidence("scores", _f32(h), _f32(g), intents, prior, intent_priors, variance)
+
+
+def _fit_battles(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int32], n_intents: int) -> Evidence:
+    battles = table.battles.where(train[table.battles.rows])
+    n_models = len(table.models)
+    ridge = 0.25 * BATTLE_PSEUDO_COMPARISONS
+    prior = bradley_terry(battles, np.zeros(n_models), ridge)
+    intent_priors = np.empty((n_intents, n_models))
+    for intent in range(n_intents):
+        own = battles.where(intents[battles.rows] == intent)
+        intent_priors[intent] = bradley_terry(own, prior, 0.25 * INTENT_PSEUDO_ROWS)
+    theta = _row_priors(prior, intent_priors, intents)
+    h, g = np.zeros((len(table), n_models)), np.zeros((len(table), n_models))
+    rows, a, b, weight = battles.rows, battles.a, battles.b, battles.weight
+    p = _sigmoid(theta[rows, a] - theta[rows, b])
+    for column, sign in ((a, 1.0), (b, -1.0)):
+        np.add.at(h, (rows, column), weight * p * (1 - p))
+        np.add.at(g, (rows, column), sign * weight * (battles.y - p))
+    # Both bad: besides the tie, either model loses half a comparison against the average candidate.
+    bad = battles.both_bad
+    for column in (a[bad], b[bad]):
+        strength = theta[rows[bad], column] - theta[rows[bad]].mean(axis=1)
+        against_average = _sigmoid(strength)
+        np.add.at(h, (rows[bad], column), 0.5 * weight[bad] * against_average * (1 - against_average))
+        np.add.at(g, (rows[bad], column), -0.5 * weight[bad] * against_average)
+    return Evidence("battles", _f32(h), _f32(g), intents, prior, intent_priors, np.ones(n_models))
+
+
+def bradley_terry(battles: Battles, center: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """Return Bradley-Terry strengths in logits, float64 (n_models,): a ridge fit around ``center``.
+
+    Newton's method on sum_i w_i log-likelihood - ridge / 2 * |theta - center|^2 (Bradley & Terry 1952; ties count
+    half a win each).
+    """
+    n_models = len(center)
+    wins, games = np.zeros((n_models, n_models)), np.zeros((n_models, n_models))
+    np.add.at(wins, (battles.a, battles.b), battles.weight * battles.y)
+    np.add.at(wins, (battles.b, battles.a), battles.weight * (1 - battles.y))
+    np.add.at(games, (battles.a, battles.b), battles.weight)
+    np.add.at(games, (battles.b, battles.a), battles.weight)
+    theta = center.copy()
+    for _ in range(NEWTON_STEPS):
+        p = _sigmoid(theta[:, None] - theta[None, :])
+        gradient = (wins - games * p).sum(axis=1) - ridge * (theta - center)
+        curvature = games * p * (1 - p)
+        hessian = np.diag(curvature.sum(axis=1) + ridge) - curvature
+        step = np.linalg.solve(hessian, gradient)
+        step *= min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        theta = theta + step
+        if np.abs(step).max() < NEWTON_TOLERANCE:
+            break
+    return theta
+
+
+def _row_priors(
+    prior: NDArray[np.float64], intent_priors: NDArray[np.float64], intents: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Return the prior of every row, (n_rows, n_models): its intent's, or the global one."""
+    return np.vstack([intent_priors, prior])[intents]
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def _f32(array: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(array, dtype=np.float32)

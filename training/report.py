@@ -1,0 +1,80 @@
+"""The held-out report: the numbers behind the verdict, for programs and for people."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from router.types import Gain, JsonObject, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Mean quality (0..1) and mean cost of one answer in USD, None without prices."""
+
+    quality: float
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How routing did on rows that were not trained on, against what a fixed model would have done.
+
+    protocol: how the rows were held out. router: the choices of the router itself, whatever the verdict.
+    baselines: best_in_hindsight, cheapest (with prices), random. oracle_quality: None where not every score is
+    known. shares: model to share of rows it was chosen for. effective_comparisons: of a battle log.
+    details: settings and counts worth keeping.
+    """
+
+    protocol: str
+    kind: str
+    n_prompts: int
+    models: tuple[str, ...]
+    router: Outcome
+    best_fixed: str
+    fixed: Outcome
+    baselines: Mapping[str, JsonObject]
+    oracle_quality: float | None
+    gain: Gain
+    verdict: Verdict
+    shares: Mapping[str, float]
+    effective_comparisons: float | None
+    details: JsonObject = field(default_factory=dict)
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON form that ``train --json`` and ``eval --json`` print."""
+        return {
+            "protocol": self.protocol,
+            "kind": self.kind,
+            "n_prompts": self.n_prompts,
+            "n_models": len(self.models),
+            "models": list(self.models),
+            "router": asdict(self.router),
+            "best_fixed": {"model": self.best_fixed, **asdict(self.fixed)},
+            "baselines": {name: dict(one) for name, one in self.baselines.items()},
+            "oracle": None if self.oracle_quality is None else {"quality": self.oracle_quality},
+            "gain": asdict(self.gain),
+            "verdict": {"label": self.verdict.label, "text": self.verdict.text},
+            "shares": dict(self.shares),
+            "effective_comparisons": self.effective_comparisons,
+            "details": self.details,
+        }
+
+    def render(self) -> str:
+        """Return the report for people: one line per number, the verdict last."""
+        unit = "score" if self.kind == "scores" else "win rate against the logged opponents"
+        lines = [f"Held-out quality ({unit}), {self.protocol}, {self.n_prompts} prompts:"]
+        rows = [("router", "", self.router), ("best fixed model", self.best_fixed, self.fixed)]
+        for name, one in self.baselines.items():
+            outcome = Outcome(one["quality"], one["cost_usd"])
+            rows.append((name.replace("_", " "), str(one.get("model") or ""), outcome))
+        if self.oracle_quality is not None:
+            rows.append(("oracle", "", Outcome(self.oracle_quality, None)))
+        for name, model, outcome in rows:
+            cost = "" if outcome.cost_usd is None else f"  {outcome.cost_usd:.6f} USD"
+            lines.append(f"  {name:<18} {outcome.quality:.4f}{cost}  {model}".rstrip())
+        gain = self.gain
+        lines.append(f"  {'gain':<18} {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}")
+        top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
+        lines.append("  chosen             " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
+        if self.effective_comparisons is not None:
+            lines.append(f"  effective comparisons behind the router's value: {self.effective_comparisons:.0f}")
+        return "\n".join([*lines, self.verdict.text])
