@@ -10,8 +10,11 @@ from router.errors import PolicyError
 from router.estimate import LocalEstimate
 from router.types import Exclusion, Policy, Verdict
 
+# With less than one comparison's worth of neighbours, the prior outweighs them at any shrinkage that is tried.
+MIN_SUPPORT = 1.0
 REASONS = {
     "best": "it has the highest expected utility on prompts like this one",
+    "prior": "too little in the log is near this prompt, so what is known of the models in general decides",
     "guard": "no model's lead over it is large enough to be trusted",
     "verdict": "the held-out verdict says that a fixed model does as well",
     "only_candidate": "no other model meets the request's constraints",
@@ -54,13 +57,13 @@ def field_of(
     Raises:
         PolicyError: none is left and the policy names no fallback.
     """
-    excluded: list[Exclusion] = []
-    feasible = np.ones(len(models), dtype=bool)
-    for column, model in enumerate(models):
-        exclusion = _exclusion(model, float(costs_usd[column]), policy)
-        if exclusion is not None:
-            excluded.append(exclusion)
-            feasible[column] = False
+    excluded = [
+        exclusion
+        for model, cost in zip(models, costs_usd.tolist(), strict=True)
+        if (exclusion := _exclusion(model, cost, policy)) is not None
+    ]
+    out = {one.model for one in excluded}
+    feasible = np.array([model not in out for model in models])
     for name in sorted(set(policy.candidates or ()) - set(models)):
         excluded.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     if not feasible.any() and policy.fallback is None:
@@ -120,9 +123,9 @@ def choose(
     """
     utility = utility_of(local.quality, field.costs_usd, policy)
     columns = np.flatnonzero(field.feasible)
-    known_costs = np.nan_to_num(field.costs_usd, nan=np.inf)
-    order = np.lexsort((columns, known_costs[columns], -utility[columns]))
-    ranking = tuple(int(columns[one]) for one in order)
+    costs = np.where(np.isnan(field.costs_usd), np.inf, field.costs_usd)
+    order = np.lexsort((columns, costs[columns], -utility[columns]))
+    ranking = tuple(columns[order].tolist())
     if not ranking:
         return Choice(-1, "fallback", (), utility)
     if len(ranking) == 1:
@@ -132,7 +135,7 @@ def choose(
     best = ranking[0]
     if best != field.fixed and utility[best] - utility[field.fixed] <= guard_z * local.lead_error[best]:
         return Choice(field.fixed, "guard", _first(field.fixed, ranking), utility)
-    return Choice(best, "best", ranking, utility)
+    return Choice(best, "best" if local.support[best] >= MIN_SUPPORT else "prior", ranking, utility)
 
 
 def _first(column: int, ranking: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import math
 import uuid
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,19 @@ DEFAULT_LATENCY_BUDGET_MS = 50.0
 # How many neighbours a decision shows; the estimate uses all of them.
 SHOWN_NEIGHBORS = 8
 DEFAULT_POLICY = Policy()
+WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
 
 
 class Router:
     """Answers which model should take a prompt, from one loaded artifact."""
 
     def __init__(self, artifact: RouterArtifact) -> None:
-        """Build the index in memory and answer one warm-up prompt."""
+        """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
         self.artifact = artifact
         self._index = NeighborIndex(artifact.vectors)
         self._fixed_quality = prior_quality(artifact.evidence)
-        self.route("warm up")
+        for text in WARM_UP_PROMPTS:
+            self.route(text)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Router":
@@ -105,19 +108,20 @@ class Router:
         self, deadline: Deadline, policy: Policy, field: Field, hits: Hits, local: LocalEstimate, choice: Choice
     ) -> Decision:
         artifact = self.artifact
-        estimates = tuple(self._estimate(column, field, local, choice) for column in choice.ranking)
+        estimates = self._estimates(field, local, choice)
+        intent = self._intent(local.intent_weights)
         model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
         elapsed_ms = deadline.elapsed_ms()
         return Decision(
             model=model,
             reason=choice.reason,
-            summary=self._summary(model, choice, estimates, local),
+            summary=_summary(model, choice, estimates, intent),
             propensity=1.0,
-            intent=self._intent(local.intent_weights),
+            intent=intent,
             estimates=estimates,
             fallbacks=tuple(one.model for one in estimates if one.model != model),
             excluded=field.excluded,
-            neighbors=tuple(self._neighbor(hits, rank) for rank in range(min(SHOWN_NEIGHBORS, len(hits.rows)))),
+            neighbors=self._neighbors(hits),
             tier=artifact.encoder.settings.tier,
             degraded=False,
             latency_budget_ms=deadline.budget_ms,
@@ -127,27 +131,41 @@ class Router:
             decision_id=uuid.uuid4().hex,
         )
 
-    def _estimate(self, column: int, field: Field, local: LocalEstimate, choice: Choice) -> Estimate:
-        cost = float(field.costs_usd[column])
-        return Estimate(
-            model=self.artifact.models[column],
-            quality=float(local.quality[column]),
-            low=float(local.low[column]),
-            high=float(local.high[column]),
-            support=float(local.support[column]),
-            cost_usd=None if math.isnan(cost) else cost,
-            utility=float(choice.utility[column]),
+    def _estimates(self, field: Field, local: LocalEstimate, choice: Choice) -> tuple[Estimate, ...]:
+        # One conversion per array: taking single numbers out of numpy costs more than the estimate itself.
+        rows = list(
+            zip(
+                self.artifact.models,
+                local.quality.tolist(),
+                local.low.tolist(),
+                local.high.tolist(),
+                local.support.tolist(),
+                (None if math.isnan(cost) else cost for cost in field.costs_usd.tolist()),
+                choice.utility.tolist(),
+                strict=True,
+            )
         )
+        return tuple(Estimate(*rows[column]) for column in choice.ranking)
 
-    def _neighbor(self, hits: Hits, rank: int) -> Neighbor:
-        artifact, row = self.artifact, int(hits.rows[rank])
-        intent = int(artifact.evidence.intents[row])
-        return Neighbor(
-            row=row,
-            similarity=float(hits.similarities[rank]),
-            intent=artifact.intents[intent] if intent >= 0 else None,
-            winners=tuple(artifact.models[column] for column in np.flatnonzero(artifact.won[row])),
-            prompt=artifact.prompts[row] if artifact.prompts is not None else None,
+    def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
+        artifact = self.artifact
+        rows = hits.rows[:SHOWN_NEIGHBORS]
+        found = zip(
+            rows.tolist(),
+            hits.similarities[:SHOWN_NEIGHBORS].tolist(),
+            artifact.evidence.intents[rows].tolist(),
+            artifact.won[rows].tolist(),
+            strict=True,
+        )
+        return tuple(
+            Neighbor(
+                row=row,
+                similarity=similarity,
+                intent=artifact.intents[intent] if intent >= 0 else None,
+                winners=tuple(compress(artifact.models, won)),
+                prompt=artifact.prompts[row] if artifact.prompts is not None else None,
+            )
+            for row, similarity, intent, won in found
         )
 
     def _intent(self, weights: NDArray[np.float64]) -> Intent | None:
@@ -156,18 +174,16 @@ class Router:
         best = int(np.argmax(weights))
         return Intent(label=self.artifact.intents[best], confidence=float(weights[best]))
 
-    def _summary(self, model: str, choice: Choice, estimates: tuple[Estimate, ...], local: LocalEstimate) -> str:
-        """One plain sentence: what was chosen, why, and against whom."""
-        text = f"{model}: {REASONS[choice.reason]}"
-        if choice.reason == "best" and len(estimates) > 1:
-            first, second = estimates[0], estimates[1]
-            text += (
-                f" ({first.quality:.2f} against {second.quality:.2f} for {second.model},"
-                f" {first.support:.0f} comparisons nearby)"
-            )
-        intent = self._intent(local.intent_weights)
-        return (
-            f"{text}; nearby rows are mostly about {intent.label}."
-            if intent and intent.confidence >= 0.5
-            else text + "."
+
+def _summary(model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None) -> str:
+    """One plain sentence: what was chosen, why, and against whom."""
+    text = f"{model}: {REASONS[choice.reason]}"
+    if choice.reason == "best" and len(estimates) > 1:
+        first, second = estimates[0], estimates[1]
+        text += (
+            f" ({first.quality:.2f} against {second.quality:.2f} for {second.model},"
+            f" {first.support:.0f} comparisons nearby)"
         )
+    if intent is not None and intent.confidence >= 0.5:
+        text += f"; nearby rows are mostly about {intent.label}"
+    return f"{text}."

@@ -81,7 +81,7 @@ def train(
     choices, fixed, worth = selection.cross_fitted()
     place = next(one for one in places if one.space.feature_weight == config.feature_weight)
     everything = np.ones(len(table), dtype=bool)
-    evidence = fit_evidence(table, everything, use_intents=bool(table.intent_names))
+    evidence = fit_evidence(table, everything, use_intents=config.intent_prior)
     model = table.models[best_fixed(table, evidence, np.arange(len(table)))]
     priced = _profiles(table, profiles or {})
     settings = config.settings(place.far, table.kind)

@@ -21,24 +21,27 @@ NEWTON_TOLERANCE = 1e-8
 def fit_evidence(table: Table, train: NDArray[np.bool_], *, use_intents: bool) -> Evidence:
     """Fit priors on the rows marked in ``train`` and return evidence for all rows of the table.
 
-    Rows outside ``train`` get h = g = 0, so that looking them up by mistake changes nothing.
+    Rows outside ``train`` get h = g = 0, so that looking them up by mistake changes nothing. Without
+    ``use_intents`` every intent's prior is the global one; the rows keep their labels.
     train: bool (n_rows,).
     """
-    intents = np.where(train, table.intents, -1) if use_intents else np.full(len(table), -1)
-    n_intents = len(table.intent_names) if use_intents else 0
+    labels = np.where(train, table.intents, -1).astype(np.int32)
+    own = labels if use_intents else np.full(len(table), -1, dtype=np.int32)
     fit = _fit_scores if table.kind == "scores" else _fit_battles
-    return fit(table, train, intents.astype(np.int32), n_intents)
+    return fit(table, train, labels, own)
 
 
-def _fit_scores(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int32], n_intents: int) -> Evidence:
+def _fit_scores(
+    table: Table, train: NDArray[np.bool_], labels: NDArray[np.int32], intents: NDArray[np.int32]
+) -> Evidence:
     seen = ~np.isnan(table.scores) & train[:, None]
     h = seen * table.row_weight[:, None]
     scores = np.where(seen, table.scores, 0.0)
     total, count = (h * scores).sum(0), h.sum(0)
     overall = total.sum() / max(count.sum(), 1e-12)
     prior = (total + MODEL_PSEUDO_ROWS * overall) / (count + MODEL_PSEUDO_ROWS)
-    intent_priors = np.empty((n_intents, len(table.models)))
-    for intent in range(n_intents):
+    intent_priors = np.tile(prior, (len(table.intent_names), 1))
+    for intent in np.unique(intents[intents >= 0]):
         own = intents == intent
         mass = h[own].sum(0)
         intent_priors[intent] = ((h * scores)[own].sum(0) + INTENT_PSEUDO_ROWS * prior) / (mass + INTENT_PSEUDO_ROWS)
@@ -47,16 +50,18 @@ def _fit_scores(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int3
     squares = (h * np.square(scores - row_prior)).sum(0)
     pooled = squares.sum() / max(count.sum(), 1e-12)
     variance = (squares + MODEL_PSEUDO_ROWS * pooled) / (count + MODEL_PSEUDO_ROWS)
-    return Evidence("scores", _f32(h), _f32(g), intents, prior, intent_priors, variance)
+    return Evidence("scores", _f32(h), _f32(g), labels, prior, intent_priors, variance)
 
 
-def _fit_battles(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int32], n_intents: int) -> Evidence:
+def _fit_battles(
+    table: Table, train: NDArray[np.bool_], labels: NDArray[np.int32], intents: NDArray[np.int32]
+) -> Evidence:
     battles = table.battles.where(train[table.battles.rows])
     n_models = len(table.models)
     ridge = 0.25 * BATTLE_PSEUDO_COMPARISONS
     prior = bradley_terry(battles, np.zeros(n_models), ridge)
-    intent_priors = np.empty((n_intents, n_models))
-    for intent in range(n_intents):
+    intent_priors = np.tile(prior, (len(table.intent_names), 1))
+    for intent in np.unique(intents[intents >= 0]):
         own = battles.where(intents[battles.rows] == intent)
         intent_priors[intent] = bradley_terry(own, prior, 0.25 * INTENT_PSEUDO_ROWS)
     theta = _row_priors(prior, intent_priors, intents)
@@ -73,7 +78,7 @@ def _fit_battles(table: Table, train: NDArray[np.bool_], intents: NDArray[np.int
         against_average = _sigmoid(strength)
         np.add.at(h, (rows[bad], column), 0.5 * weight[bad] * against_average * (1 - against_average))
         np.add.at(g, (rows[bad], column), -0.5 * weight[bad] * against_average)
-    return Evidence("battles", _f32(h), _f32(g), intents, prior, intent_priors, np.ones(n_models))
+    return Evidence("battles", _f32(h), _f32(g), labels, prior, intent_priors, np.ones(n_models))
 
 
 def bradley_terry(battles: Battles, center: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:

@@ -34,7 +34,8 @@ N_NEIGHBORS = (30, 100, 300)
 TEMPERATURES = (0.1, 0.3)
 FEATURE_WEIGHTS = (0.0, 0.25, 0.5)
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)  # in comparisons
-INTENT_SHRINKAGES = (np.inf, 10.0)  # infinite: no prior by intent
+INTENT_PRIORS = (False, True)
+INTENT_SHRINKAGE = 10.0  # in neighbours of full weight
 GUARDS = (0.0, 0.5, 1.0)
 TIE = 0.005
 # Prompts per block of the batched estimate: bounds the memory of (block, 300, n_models) arrays.
@@ -47,7 +48,7 @@ class Config:
 
     shrinkage: float
     n_neighbors: int
-    intent_shrinkage: float
+    intent_prior: bool
     guard_z: float
     temperature: float
     feature_weight: float
@@ -58,7 +59,7 @@ class Config:
         return (
             self.shrinkage,
             self.n_neighbors,
-            self.intent_shrinkage,
+            float(not self.intent_prior),
             self.guard_z,
             self.temperature,
             -self.feature_weight,
@@ -72,7 +73,7 @@ class Config:
             n_neighbors=self.n_neighbors,
             temperature=self.temperature,
             shrinkage=self.shrinkage * SUPPORT_UNIT[kind],
-            intent_shrinkage=self.intent_shrinkage,
+            intent_shrinkage=INTENT_SHRINKAGE,
             guard_z=self.guard_z,
         )
 
@@ -96,7 +97,7 @@ class Place:
 
 def grid(table: Table) -> tuple[Config, ...]:
     """Return all configurations worth trying on this table."""
-    intents = INTENT_SHRINKAGES if len(table.intent_names) > 1 else INTENT_SHRINKAGES[:1]
+    intents = INTENT_PRIORS if len(table.intent_names) > 1 else INTENT_PRIORS[:1]
     return tuple(
         Config(*point) for point in product(SHRINKAGES, N_NEIGHBORS, intents, GUARDS, TEMPERATURES, FEATURE_WEIGHTS)
     )
@@ -137,7 +138,7 @@ def try_all(
             some = slice(start, start + block)
             hits = nearest(place.vectors[rows[some]], place.vectors, train_rows, largest)
             for with_intents, evidence in ((False, plain), (True, by_intent)):
-                wanted = [i for i in here if np.isfinite(configs[i].intent_shrinkage) == with_intents]
+                wanted = [i for i in here if configs[i].intent_prior == with_intents]
                 for index, chosen in _choices(*hits, evidence, configs, wanted, place.far, fixed):
                     choices[index, some] = chosen
     return Trial(rows, choices, value_matrix(table, plain, rows), fixed)
@@ -158,23 +159,22 @@ def _choices(
     h, g = evidence.h[neighbors], evidence.g[neighbors]
     g_squared, g_fixed = g * g, g * g[..., fixed : fixed + 1]
     intents = evidence.intents[neighbors]
-    by_sums: dict[tuple[int, float], dict[tuple[float, float], list[int]]] = {}
+    by_sums: dict[tuple[int, float], dict[float, list[int]]] = {}
     for index in wanted:
         one = configs[index]
-        sums = by_sums.setdefault((one.n_neighbors, one.temperature), {})
-        sums.setdefault((one.intent_shrinkage, one.shrinkage), []).append(index)
-    for (k, _), by_prior in by_sums.items():
-        first = configs[next(iter(by_prior.values()))[0]].settings(far, evidence.kind)
-        w = neighbor_weights(similarities[:, :k], first).astype(np.float32)
+        by_sums.setdefault((one.n_neighbors, one.temperature), {}).setdefault(one.shrinkage, []).append(index)
+    for (k, _), by_shrinkage in by_sums.items():
+        first = configs[next(iter(by_shrinkage.values()))[0]]
+        w = neighbor_weights(similarities[:, :k], first.settings(far, evidence.kind)).astype(np.float32)
         mass, pull = local_sums(w, h[:, :k], g[:, :k])
         squares, products = paired_squares(w, g_squared[:, :k], g_fixed[:, :k])
-        priors: dict[float, NDArray[np.float64]] = {}
-        for (intent_shrinkage, _), members in by_prior.items():
-            if intent_shrinkage not in priors:
-                shares = intent_shares(w, intents[:, :k], len(evidence.intent_priors), intent_shrinkage)
-                priors[intent_shrinkage] = blended_prior(shares, evidence)
+        prior = evidence.prior
+        if first.intent_prior:
+            shares = intent_shares(w, intents[:, :k], len(evidence.intent_priors), INTENT_SHRINKAGE)
+            prior = blended_prior(shares, evidence)
+        for members in by_shrinkage.values():
             shrinkage = configs[members[0]].settings(far, evidence.kind).shrinkage
-            z = posterior(priors[intent_shrinkage], mass, pull, shrinkage)
+            z = posterior(prior, mass, pull, shrinkage)
             error = lead_error(squares, products, mass, shrinkage, fixed)
             for index in members:
                 yield index, guarded_choice(z, error, fixed, configs[index].guard_z)

@@ -31,7 +31,8 @@ class ValueMatrix:
 
     def of(self, choices: NDArray[np.signedinteger[Any]]) -> NDArray[np.float64]:
         """Return the value of choosing ``choices``, int64 (..., n_rows), on each row: float64, same shape."""
-        return np.asarray(self.values[np.arange(len(self.values)), choices])
+        values: NDArray[np.float64] = self.values[np.arange(len(self.values)), choices]
+        return values
 
     def effective_comparisons(self, choices: NDArray[np.int64]) -> float:
         """Return (sum w)^2 / sum w^2 over the logged outcomes that the choices took part in."""
@@ -83,7 +84,7 @@ def pair_propensity(table: Table) -> NDArray[np.float64]:
     games = np.zeros((len(table.models), len(table.models)))
     np.add.at(games, (table.battles.a, table.battles.b), table.battles.weight)
     games = games + games.T
-    return games / np.maximum(games.sum(axis=0, keepdims=True), 1e-12)
+    return np.asarray(games / np.maximum(games.sum(axis=0, keepdims=True), 1e-12), dtype=np.float64)
 
 
 def paired_gain(

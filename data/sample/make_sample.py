@@ -7,7 +7,7 @@ not in English (NOT_ENGLISH; in translation, foreign text is the rule and nothin
 2. "both_bad" with probability 0.03, else "tie" with probability 0.12;
 3. else model_a wins with probability sigmoid(strength_a - strength_b).
 
-Every prompt has two battles. Twenty prompts come a second time with a trivial edit and one battle of their own, as
+Every prompt has three battles. Twenty prompts come a second time with a trivial edit and one battle of their own, as
 near-duplicates do in real logs. The cost of an answer is its prompt's length (four characters a token) and a drawn
 answer length (log-normal around the model's mean) at the prices of models.yaml. Users, judges and times are drawn
 without regard to anything else.
@@ -28,7 +28,7 @@ from router.prompt import fold_messages
 
 HERE = Path(__file__).parent
 SEED = 0
-BATTLES_PER_PROMPT = 2
+BATTLES_PER_PROMPT = 3
 N_DUPLICATES = 20
 BOTH_BAD_SHARE = 0.03
 TIE_SHARE = 0.12
@@ -41,22 +41,22 @@ LENGTH_SIGMA = 0.5
 
 MODELS = ("small-fast", "coder-medium", "writer-medium", "polyglot-medium", "general-large")
 STRENGTHS = {
-    "code_generation": (-1.2, 1.7, -1.2, -0.6, 0.6),
-    "code_debugging": (-1.2, 1.6, -1.2, -0.6, 0.6),
-    "sql_and_data": (-1.0, 1.6, -1.1, -0.5, 0.5),
-    "math_reasoning": (-1.2, 0.2, -1.0, -0.5, 1.4),
-    "science_explanation": (-0.4, -0.6, 0.0, -0.1, 1.1),
-    "legal_question": (-0.9, -0.9, 0.1, 0.0, 1.3),
-    "travel_planning": (-0.2, -0.8, 0.3, 0.3, 0.9),
-    "factual_question": (0.7, -0.5, -0.3, 0.1, 0.5),
-    "summarization": (0.1, -0.6, 0.6, 0.1, 0.5),
-    "translation": (-0.6, -1.1, 0.1, 1.7, 0.5),
-    "customer_email": (-0.3, -1.1, 1.5, 0.1, 0.4),
-    "creative_writing": (-0.9, -1.3, 1.7, 0.0, 0.4),
-    "roleplay_chat": (-0.6, -1.2, 1.5, 0.1, 0.3),
-    "brainstorming": (-0.3, -0.8, 1.4, 0.0, 0.4),
+    "code_generation": (-0.9, 2.2, -0.9, -0.6, 0.4),
+    "code_debugging": (-0.9, 2.1, -0.9, -0.6, 0.4),
+    "sql_and_data": (-0.8, 2.0, -0.8, -0.5, 0.4),
+    "math_reasoning": (-0.9, 0.8, -0.9, -0.5, 1.0),
+    "science_explanation": (-0.2, -0.2, 0.1, -0.1, 0.9),
+    "legal_question": (-0.6, -0.4, 0.1, 0.0, 1.1),
+    "travel_planning": (0.0, -0.4, 0.3, 0.3, 0.7),
+    "factual_question": (0.8, -0.2, -0.2, 0.1, 0.4),
+    "summarization": (0.2, -0.3, 0.8, 0.1, 0.4),
+    "translation": (-0.4, -0.8, 0.0, 2.2, 0.3),
+    "customer_email": (-0.3, -0.7, 1.9, 0.1, 0.2),
+    "creative_writing": (-0.7, -0.8, 2.2, 0.0, 0.2),
+    "roleplay_chat": (-0.5, -0.7, 2.0, 0.1, 0.2),
+    "brainstorming": (-0.3, -0.6, 1.8, 0.0, 0.2),
 }
-NOT_ENGLISH = (-0.4, -0.2, -0.6, 1.2, 0.0)
+NOT_ENGLISH = (-0.4, -0.4, -0.8, 1.6, -0.2)
 
 Prompt = dict[str, Any]
 
@@ -81,14 +81,20 @@ class Draw:
 
 
 def read_prompts() -> list[Prompt]:
-    """Return the hand-written prompts: ``prompt`` or ``messages``, with ``intent`` and ``language``."""
+    """Return the prompts as written: ``prompt`` or ``messages``, with ``intent`` and ``language``."""
     with (HERE / "prompts.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
 def edits_of(text: str) -> tuple[str, ...]:
     """Return the trivial edits of a text that a near-duplicate may have."""
-    return (text.lower(), text + " Thanks!", "Please help: " + text, text.replace(", ", " "), text.rstrip("?.!") + " ??")
+    return (
+        text.lower(),
+        text + " Thanks!",
+        "Please help: " + text,
+        text.replace(", ", " "),
+        text.rstrip("?.!") + " ??",
+    )
 
 
 def plant_duplicates(prompts: list[Prompt], draw: Draw) -> list[tuple[Prompt, Prompt]]:
@@ -135,8 +141,8 @@ def draw_battle(prompt: Prompt, draw: Draw) -> dict[str, Any]:
         "intent": prompt["intent"],
         "cost_usd": {MODELS[one]: draw_cost_usd(MODELS[one], prompt, draw) for one in (a, b)},
         "judge": JUDGES[draw.below(len(JUDGES))],
-        # Some people write more than others: the product of two draws favours the low numbers.
-        "user": f"user-{1 + int(draw.unit() ** 1.5 * N_USERS):02d}",
+        # A power above 1 favours the low numbers: some people write more than others.
+        "user": f"user-{1 + int(draw.unit() ** 1.3 * N_USERS):02d}",
         "timestamp": (FIRST_DAY + dt.timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
@@ -170,7 +176,7 @@ def strengths_table() -> str:
     """Return the table of strengths that README.md shows."""
     lines = ["| intent | " + " | ".join(MODELS) + " |", "|---|" + "---:|" * len(MODELS)]
     lines += [f"| {intent} | " + " | ".join(f"{one:+.1f}" for one in row) + " |" for intent, row in STRENGTHS.items()]
-    lines.append("| *not in English, but for translation: add* | " + " | ".join(f"{one:+.1f}" for one in NOT_ENGLISH) + " |")
+    lines.append("| *not in English: add* | " + " | ".join(f"{one:+.1f}" for one in NOT_ENGLISH) + " |")
     return "\n".join(lines)
 
 

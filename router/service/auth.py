@@ -80,7 +80,7 @@ def check_bind(host: str, keys: ApiKeys) -> None:
     """
     if not keys and not _is_loopback(host):
         raise ConfigError(
-            f"will not listen on {host!r} without an API key: set WHICHMODEL_API_KEYS or --api-keys-file, "
+            f"will not listen on {host!r} without an API key: set WHICHMODEL_API_KEYS or WHICHMODEL_API_KEYS_FILE, "
             "or listen on 127.0.0.1"
         )
 

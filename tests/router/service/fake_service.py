@@ -1,10 +1,11 @@
-"""A router of known behaviour, a client for the application, and a server process: run as a script, this is that server."""
+"""A router of known behaviour, a client for the application, and a server: run as a script, this is that server."""
 
 import asyncio
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -49,7 +50,13 @@ class FakeRouter:
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
         policy = policy or Policy()
         self.asked.append(
-            {"text": text, "policy": policy, "latency_budget_ms": latency_budget_ms, "arrived_ms": arrived_ms}
+            {
+                "text": text,
+                "policy": policy,
+                "latency_budget_ms": latency_budget_ms,
+                "arrived_ms": arrived_ms,
+                "thread": threading.current_thread(),
+            }
         )
         if not text.strip():
             raise PromptError("the prompt is empty")

@@ -59,6 +59,22 @@ HAND_MADE: dict[str, tuple[bytes, int]] = {
     "a role that is no role": (b'{"messages": [{"role": "CANARY", "content": "x"}]}', 422),
 }
 
+FIELDS = [
+    *(
+        "prompt",
+        "messages",
+        "role",
+        "content",
+        "type",
+        "text",
+        "policy",
+        "candidates",
+        "exclude",
+        "fallback",
+        "explain",
+    ),
+    *("latency_budget_ms", "max_cost_usd", "willingness_to_pay_usd", "route_anyway", "explain", "other"),
+]
 JSON_VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -69,10 +85,7 @@ JSON_VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(
-                ["prompt", "messages", "role", "content", "type", "text", "policy", "candidates", "exclude", "fallback"]
-                + ["latency_budget_ms", "max_cost_usd", "willingness_to_pay_usd", "route_anyway", "explain", "other"]
-            ),
+            st.sampled_from(FIELDS),
             inner,
             max_size=5,
         )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -61,6 +62,8 @@ class TestRoute:
         answer = client.route(b'{"prompt": "' + "é".encode() * n_chars + b'"}')
         assert (answer.status, answer.json["model"]) == (200, MODELS[0])
         assert fake_router.asked[0]["text"] == "é" * n_chars
+        on_the_loop = fake_router.asked[0]["thread"] is threading.main_thread()
+        assert on_the_loop == (n_chars <= LONG_PROMPT_CHARS)
 
     @pytest.mark.parametrize("settings", [Settings(latency_budget_ms=123)])
     def test_the_default_budget_is_a_setting(self, client: Client) -> None:
@@ -132,7 +135,7 @@ class TestLimits:
 
         async def endless() -> AsyncIterator[bytes]:
             nonlocal sent
-            while True:
+            for _ in range(1_000):
                 sent += 100
                 yield b" " * 100
 
@@ -167,7 +170,7 @@ class TestLimits:
         monkeypatch.setattr("router.service.body.BODY_TIMEOUT_S", 0.1)
 
         async def trickle() -> AsyncIterator[bytes]:
-            while True:
+            for _ in range(200):
                 await asyncio.sleep(0.01)
                 yield b" "
 

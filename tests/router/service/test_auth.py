@@ -54,7 +54,7 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent"):
         ApiKeys.from_file(tmp_path / "absent")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="binary.*UTF-8"):
+    with pytest.raises(ConfigError, match=r"binary.*UTF-8"):
         ApiKeys.from_file(tmp_path / "binary")
 
 

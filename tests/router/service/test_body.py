@@ -42,6 +42,21 @@ def test_depth_is_counted_outside_strings_only(text: str, depth: int, as_objects
         assert refused(raw).status == 400
 
 
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_the_last_depth_allowed_and_the_first_that_is_not(opening: bytes, closing: bytes) -> None:
+    parse_json(opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH)
+    assert refused(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1)).status == 400
+
+
+@pytest.mark.parametrize("backslashes", range(9))
+def test_a_quote_is_escaped_by_an_odd_number_of_backslashes(backslashes: int) -> None:
+    text = "\\" * backslashes
+    inside = [text + '"', "[" * 100, text]
+    assert parse_json(json.dumps(inside).encode()) == inside
+    outside = b"[" + json.dumps(text).encode() + b"," + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b', "x"]'
+    assert refused(outside).status == 400
+
+
 @pytest.mark.parametrize(
     "raw",
     [

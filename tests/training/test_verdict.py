@@ -1,0 +1,75 @@
+"""training/verdict.py: the table of cases."""
+
+import re
+
+import pytest
+
+from router.types import Gain
+from training.verdict import HeldOut, gain_of, judge, rows_needed
+
+
+def held_out(
+    low: float, high: float, cost: float | None = None, effective: float | None = None, fixed_cost: float = 1.0
+) -> HeldOut:
+    """A gain in points with its interval, and the router's cost beside a fixed model that costs 1."""
+    gain = Gain((low + high) / 200, low / 100, high / 100)
+    return HeldOut("best", gain, cost, None if cost is None else fixed_cost, 1000, effective)
+
+
+@pytest.mark.parametrize(
+    ("case", "label", "says"),
+    [
+        (held_out(0.1, 4), "ROUTE", "+2.0 points"),
+        (held_out(0.1, 4, cost=1.0), "ROUTE", "+2.0 points"),
+        (held_out(0.1, 4, cost=0.5), "ROUTE", "50 % lower cost"),
+        (held_out(0.1, 0.5), "ROUTE", "+0.3 points"),
+        (held_out(-0.9, 0.5, cost=0.9), "ROUTE", "saves 10 %"),
+        (held_out(-0.9, 3, cost=0.9), "ROUTE", "saves 10 %"),
+        (held_out(-0.1, 4), "NOT ENOUGH DATA", "rows needed"),
+        (held_out(-3, 4), "NOT ENOUGH DATA", "rows needed"),
+        (held_out(-3, 4, cost=0.5), "NOT ENOUGH DATA", "rows needed"),
+        (held_out(-1.5, 0.9, cost=0.5), "NOT ENOUGH DATA", "rows needed"),
+        (held_out(-0.9, 0.9), "DO NOT ROUTE", "always use best"),
+        (held_out(-5, -2), "DO NOT ROUTE", "always use best"),
+        (held_out(-0.9, 0.9, cost=0.96), "DO NOT ROUTE", "always use best"),
+        (held_out(-0.9, 0.9, cost=1.5), "DO NOT ROUTE", "always use best"),
+        (held_out(-12, -8, cost=0.1), "DO NOT ROUTE", "always use best"),
+        (held_out(0.1, 4, cost=1.2), "NOT ENOUGH DATA", "20 % more cost"),
+        (held_out(0.1, 4, cost=1.2, fixed_cost=0.0), "NOT ENOUGH DATA", "more cost"),
+        (held_out(0.1, 4, effective=199), "NOT ENOUGH DATA", "199 effective comparisons"),
+        (held_out(-0.9, 0.9, effective=10), "NOT ENOUGH DATA", "20000 rows"),
+        (held_out(0.1, 4, effective=0), "NOT ENOUGH DATA", "rows needed"),
+        (held_out(0.1, 4, effective=200), "ROUTE", "+2.0 points"),
+    ],
+)
+def test_cases(case: HeldOut, label: str, says: str) -> None:
+    verdict = judge(case)
+    assert (verdict.label, verdict.best_fixed, verdict.routes) == (label, "best", label == "ROUTE")
+    assert verdict.text.startswith(label) and says in verdict.text and "\n" not in verdict.text
+
+
+def test_the_margin_is_settable() -> None:
+    assert judge(held_out(-2, 2)).label == "NOT ENOUGH DATA"
+    assert judge(held_out(-2, 2), margin=0.03).label == "DO NOT ROUTE"
+    assert judge(held_out(-2, 2, cost=0.9), margin=0.03).label == "ROUTE"
+
+
+def test_rows_needed_for_eighty_percent_power() -> None:
+    # Standard error 2 points at 1,000 rows; to see 3 points at 80 % power it must be 3 / 2.80.
+    case = HeldOut("best", gain_of(0.03, 0.02), None, None, 1000, None)
+    assert rows_needed(case, 0.01) == pytest.approx(1000 * (2 * 2.8016 / 3) ** 2, rel=1e-3)
+    assert rows_needed(HeldOut("best", gain_of(-0.03, 0.02), None, None, 1000, None), 0.01) == pytest.approx(
+        31395, rel=1e-3
+    )
+    named = re.search(r"about (\d+) rows", judge(case).text)
+    assert named is not None and 3488 <= int(named[1]) <= 3600 and int(named[1]) % 100 == 0
+
+
+def test_more_rows_are_asked_for_than_there_are() -> None:
+    case = HeldOut("best", gain_of(0.021, 0.0108), None, None, 1000, None)
+    assert judge(case).label == "NOT ENOUGH DATA" and rows_needed(case, 0.01) > 1000
+
+
+def test_an_interval_of_no_width_from_a_handful_of_rows_is_not_trusted() -> None:
+    """Three rows that agree have a standard error of zero, and prove nothing."""
+    assert judge(HeldOut("best", gain_of(0.5, 0.0), None, None, 3, None)).label == "NOT ENOUGH DATA"
