@@ -6,7 +6,7 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter clean
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -14,6 +14,8 @@ help:
 	@echo 'make test-encoders  tests of what makes encoders (adds PyTorch, CPU build)'
 	@echo 'make bench-route    latency of one decision, in process and over HTTP  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-llmrouter  held-out gain on the llmrouter set               (needs WHICHMODEL_DATA)'
+	@echo 'make bench-logs     verdicts on other published logs             (needs WHICHMODEL_DATA)'
+	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
 demo: $(VENV)/.installed
@@ -39,6 +41,12 @@ bench-route: $(VENV)/.installed
 
 bench-llmrouter: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/llmrouter_gain.py
+
+bench-logs: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/log_verdicts.py
+
+tables: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/tables.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

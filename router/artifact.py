@@ -40,7 +40,7 @@ VECTORS, WEIGHTS, RESIDUALS, INTENTS, WON, HASHES = (
 )
 # dtype and number of axes of every array file.
 ARRAYS: Mapping[str, tuple[str, int]] = {
-    VECTORS: ("float32", 2),
+    VECTORS: ("float16", 2),
     WEIGHTS: ("float32", 2),
     RESIDUALS: ("float32", 2),
     INTENTS: ("int32", 1),
@@ -56,7 +56,7 @@ REQUIRED = (*ARRAYS, LEARNED, REPORT, PROFILES, *(f"encoder/{name}" for name in 
 class RouterArtifact:
     """Everything that serving knows.
 
-    vectors: float32 (n_rows, dim [+ n_features]), the rows' points in ``space``, unit length. won: bool
+    vectors: float16 (n_rows, dim [+ n_features]), the rows' points in ``space``, unit length. won: bool
     (n_rows, n_models), who did best on the row.
     prompt_hashes: uint8 (n_rows, 16), of the embedded text. prompts: the rows' texts, or None when not stored.
     best_fixed: the model that is best when one must serve everything. report: held-out numbers, JSON-able.
@@ -65,7 +65,7 @@ class RouterArtifact:
     models: tuple[str, ...]
     encoder: OnnxEncoder
     space: Space
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float16]
     evidence: Evidence
     won: NDArray[np.bool_]
     prompt_hashes: NDArray[np.uint8]
@@ -104,7 +104,7 @@ class RouterArtifact:
     def _write_files(self, directory: Path) -> str:
         (directory / "encoder").mkdir(parents=True)
         contents: dict[str, bytes] = {f"encoder/{name}": raw for name, raw in self.encoder.files.items()}
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             VECTORS: self.vectors,
             WEIGHTS: self.evidence.h,
             RESIDUALS: self.evidence.g,
@@ -286,7 +286,7 @@ def _check_shapes(artifact: RouterArtifact, root: Path) -> None:
 def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
     """Refuse, by name, numbers out of their range."""
     evidence, space, n_rows = artifact.evidence, artifact.space, len(artifact.vectors)
-    lengths = np.einsum("ij,ij->i", artifact.vectors, artifact.vectors)
+    lengths = np.square(artifact.vectors, dtype=np.float32).sum(axis=1)
     if n_rows == 0 or not (np.abs(lengths - 1.0) < 1e-2).all():
         raise ArtifactError(f"{root / VECTORS}: rows must be unit vectors, at least one")
     if not (space.feature_scale > 0).all() or not 0 <= space.feature_weight < np.inf:

@@ -88,7 +88,8 @@ class Evidence:
 class LocalEstimate:
     """Per model, each float64 (n_models,): quality, low, high (95 %) in 0..1, and support in comparisons.
 
-    lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler).
+    lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler);
+    0 where the settings have no guard.
     intent_weights: float64 (n_intents,), share of each intent at the neighbours; the rest to 1 is the global prior's.
     """
 
@@ -176,7 +177,9 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     spread = (w * w) @ h
     information = np.divide(mass * mass, spread, out=np.zeros_like(mass), where=spread > 0) * w[0]
     sd = np.sqrt(evidence.variance / np.maximum(settings.shrinkage + information, 1e-9))
-    error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
+    error = np.zeros_like(mass)
+    if settings.guard_z > 0:  # nobody else asks for it
+        error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
     quality, low, high = to_quality(z, sd, evidence.kind)
     return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
 
@@ -204,7 +207,7 @@ def intent_shares(
 ) -> NDArray[np.float64]:
     """Return each intent's share of the neighbours' weight, (..., n_intents); ``intent_shrinkage`` keeps some back."""
     shape = (*w.shape[:-1], n_intents)
-    if n_intents == 0:
+    if n_intents == 0 or not w.size:
         return np.zeros(shape)
     # One bin per (prompt, intent); the extra bin takes the neighbours without an intent.
     codes = np.where(intents >= 0, intents, n_intents).reshape(-1, w.shape[-1])

@@ -17,20 +17,39 @@ class Hits:
     similarities: NDArray[np.float32]
 
 
-class NeighborIndex:
-    """Exact search over unit vectors, rebuilt in memory at load: no index file is ever parsed."""
+# FAISS's half-precision kernels work in steps of 16 dimensions and fall back to scalar code (8 times slower) otherwise.
+DIM_STEP = 16
+ADD_ROWS = 65_536
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        """Index ``vectors``: float32 (n_rows, dim), unit length, C-contiguous."""
-        # Each request searches one vector: FAISS threads would only fight over the cores.
-        faiss.omp_set_num_threads(1)
-        self._index = faiss.IndexFlatIP(int(vectors.shape[1]))
-        self._index.add(vectors)
+
+class NeighborIndex:
+    """Exhaustive search over unit vectors, rebuilt in memory at load: no index file is ever parsed.
+
+    A search of a few thousand rows is bound by memory, so rows are kept in half precision, as the artifact stores them:
+    a third faster than single precision, and the same similarities as long as the stored rows are what was trained on.
+    """
+
+    def __init__(self, vectors: NDArray[np.float16]) -> None:
+        """Index ``vectors``: float16 (n_rows, dim), unit length."""
+        self._dim = vectors.shape[1]
+        padded_dim = -(-self._dim // DIM_STEP) * DIM_STEP
+        half = faiss.ScalarQuantizer.QT_fp16
+        self._index = faiss.IndexScalarQuantizer(padded_dim, half, faiss.METRIC_INNER_PRODUCT)
+        self._query = np.zeros((1, padded_dim), dtype=np.float32)
+        for start in range(0, len(vectors), ADD_ROWS):
+            rows = vectors[start : start + ADD_ROWS]
+            padded = np.zeros((len(rows), padded_dim), dtype=np.float32)
+            padded[:, : self._dim] = rows
+            self._index.add(padded)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
     def search(self, vector: Embedding, n_neighbors: int) -> Hits:
         """Return the ``n_neighbors`` rows most similar to ``vector`` (all rows when there are fewer)."""
-        similarities, rows = self._index.search(vector[None, :], min(n_neighbors, len(self)))
+        # The setting holds for the calling thread only; for one vector, threads would only fight over the cores.
+        faiss.omp_set_num_threads(1)
+        query = self._query.copy()  # requests may search at the same time
+        query[0, : self._dim] = vector
+        similarities, rows = self._index.search(query, min(n_neighbors, len(self)))
         return Hits(rows=rows[0], similarities=similarities[0])

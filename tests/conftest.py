@@ -178,7 +178,9 @@ def small_grid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         for name, value in constants.items():
             monkeypatch.setattr(select, name, value)
 
-    set_constants(N_NEIGHBORS=(30,), TEMPERATURES=(0.1,), FEATURE_WEIGHTS=(0.25,), SHRINKAGES=(1.0, 10.0), GUARDS=(1.0,))
+    set_constants(
+        N_NEIGHBORS=(30,), TEMPERATURES=(0.1,), FEATURE_WEIGHTS=(0.25,), SHRINKAGES=(1.0, 10.0), GUARDS=(1.0,)
+    )
     return set_constants
 
 

@@ -113,7 +113,7 @@ def train(
         models=table.models,
         encoder=loaded,
         space=place.space,
-        vectors=place.vectors,
+        vectors=place.vectors.astype(np.float16),
         evidence=evidence,
         won=_won(table),
         prompt_hashes=_hashes(table),

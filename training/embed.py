@@ -92,7 +92,8 @@ def make_places(
     places = []
     for weight in feature_weights:
         space = fit_space(embedded.vectors, embedded.features, weight)
-        vectors = space.place_all(embedded.vectors, embedded.features)
+        # Rounded as the artifact will store them, so that training and serving see the same similarities.
+        vectors = space.place_all(embedded.vectors, embedded.features).astype(np.float16).astype(np.float32)
         usual = float(np.median(_nearest_other(vectors)))
         strange = float(np.median((space.place_all(junk.vectors, junk.features) @ vectors.T).max(axis=1)))
         far_temperature = max((usual - strange) / -np.log(JUNK_SHARE), MIN_FAR_TEMPERATURE)

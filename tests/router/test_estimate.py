@@ -163,7 +163,7 @@ def test_interval_narrows_with_evidence_and_widens_with_distance(kind: str) -> N
 
 
 def test_quality_of_battles_is_against_the_average_candidate() -> None:
-    quality, low, high = to_quality(np.array([2.0, 0.0, 1.0]), np.zeros(3), "battles")
+    quality, low, _ = to_quality(np.array([2.0, 0.0, 1.0]), np.zeros(3), "battles")
     np.testing.assert_allclose(quality, 1 / (1 + np.exp([-1.0, 1.0, 0.0])))
     np.testing.assert_array_equal(quality, low)
     assert to_quality(np.array([1.4, -0.2]), np.ones(2), "scores")[0].tolist() == [1.0, 0.0]

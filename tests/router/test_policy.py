@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router.errors import PolicyError
 from router.estimate import LocalEstimate
-from router.policy import REASONS, Choice, Field, choose, field_of, utility_of
+from router.policy import MIN_SUPPORT, REASONS, Choice, Field, choose, field_of, utility_of
 from router.types import Policy, Verdict
 
 MODELS = ("a", "b", "c", "d")
@@ -19,9 +19,11 @@ COSTS = np.array([0.04, 0.03, 0.02, 0.01])
 FLAT = np.full(4, 0.5)
 
 
-def local_of(quality: list[float] | np.ndarray, lead_error: float = 0.0) -> LocalEstimate:
+def local_of(quality: list[float] | np.ndarray, lead_error: float = 0.0, support: float = 9.0) -> LocalEstimate:
     values = np.array(quality, dtype=np.float64)
-    return LocalEstimate(values, values, values, np.ones(len(values)), np.full(len(values), lead_error), np.zeros(0))
+    return LocalEstimate(
+        values, values, values, np.full(len(values), support), np.full(len(values), lead_error), np.zeros(0)
+    )
 
 
 def decide(
@@ -72,7 +74,7 @@ def test_any_request_is_answered_within_its_constraints(
 
     feasible = [column for column in range(4) if allowed(column)]
     if not feasible and policy.fallback is None:
-        with pytest.raises(PolicyError, match="max_cost_usd|exclude|candidates"):
+        with pytest.raises(PolicyError, match=r"max_cost_usd|exclude|candidates"):
             field_of(MODELS, costs, fixed_values, policy)
         return
     field = field_of(MODELS, costs, fixed_values, policy)
@@ -88,7 +90,7 @@ def test_any_request_is_answered_within_its_constraints(
     assert choice.column == choice.ranking[0] and choice.column in feasible
     rest = [utility[column] for column in choice.ranking[1:]]
     assert rest == sorted(rest, reverse=True)
-    if choice.reason in ("best", "only_candidate"):
+    if choice.reason in ("best", "prior", "only_candidate"):
         assert utility[choice.column] == max(utility[feasible])
     else:
         assert choice.column == field.fixed
@@ -175,6 +177,15 @@ def test_guard_wants_a_lead_above_its_error(error: float, column: int, reason: s
 def test_guard_says_best_where_the_fixed_model_leads_anyway() -> None:
     _, choice = decide([0.1, 0.9, 0.3, 0.4], Policy(), fixed_quality=np.eye(4)[1], guard_z=9.0, lead_error=9.0)
     assert (choice.column, choice.reason) == (1, "best")
+
+
+def test_far_from_the_log_the_reason_is_the_prior() -> None:
+    field = field_of(MODELS, NO_COSTS, FLAT, Policy())
+    reasons = [
+        choose(local_of([0.1, 0.2, 0.3, 0.4], support=support), field, Policy(), verdict=ROUTE, guard_z=0.0).reason
+        for support in (0.0, 0.5 * MIN_SUPPORT, MIN_SUPPORT, 100.0)
+    ]
+    assert reasons == ["prior", "prior", "best", "best"]
 
 
 def test_one_candidate_left_needs_no_estimate() -> None:

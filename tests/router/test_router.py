@@ -85,9 +85,7 @@ def test_batch_equals_single(router: Router) -> None:
     assert len({one.decision_id for one in batch}) == len(prompts)
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", " \n\t", "\u2003", [], [{"role": "user", "content": " "}], [{"role": "user"}], "".split()]
-)
+@pytest.mark.parametrize("prompt", ["", " \n\t", "\u2003", [], [{"role": "user", "content": " "}], [{"role": "user"}]])
 def test_an_empty_prompt_is_refused(router: Router, prompt: Any) -> None:
     with pytest.raises(PromptError):
         router.route(prompt)
@@ -138,7 +136,7 @@ def test_budget_met_is_measured(router: Router) -> None:
     late, in_time = router.route(FOOD, latency_budget_ms=1e-6), router.route(FOOD, latency_budget_ms=1e9)
     assert (late.budget_met, in_time.budget_met) == (False, True)
     assert stable(late) == stable(in_time) | {"latency_budget_ms": 1e-6}
-    assert 0 < in_time.elapsed_ms
+    assert in_time.elapsed_ms > 0
     arrived_long_ago = router.route(FOOD, latency_budget_ms=100.0, arrived_ms=now_ms() - 5000)
     assert not arrived_long_ago.budget_met and arrived_long_ago.elapsed_ms > 5000
 

@@ -155,8 +155,8 @@ def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
 def test_progress_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "grid", lambda table: CONFIGS[:1])
     seen: list[tuple[str, int, int]] = []
-    folds = deal_folds(np.arange(N_ROWS), 5, seed=0)
-    selection = Selection(table_of("scores"), PLACES, folds, folds, lambda *step: seen.append(step))
+    folds, clusters = (deal_folds(np.arange(N_ROWS), n, seed=n) for n in (4, 3))
+    selection = Selection(table_of("scores"), PLACES, folds, clusters, lambda *step: seen.append(step))
     selection.final()
     selection.cross_fitted()
     done = [step[1] for step in seen]
