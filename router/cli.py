@@ -132,7 +132,7 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument(
         "--margin",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
@@ -147,7 +147,7 @@ def _add_eval(commands: Commands) -> None:
     _add_log_options(evaluate)
     evaluate.add_argument(
         "--margin",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
@@ -169,13 +169,29 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--explain", action="store_true", help="all candidates, what was excluded, the nearest rows")
     route.add_argument("--candidates", metavar="A,B", help="choose among these models only")
     route.add_argument("--exclude", metavar="A,B", help="never choose these models")
-    route.add_argument("--max-cost-usd", type=float, metavar="USD", help="ceiling of the expected cost of the answer")
+    route.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="ceiling of the expected cost of the answer")
     route.add_argument(
-        "--willingness-to-pay-usd", type=float, metavar="USD", help="USD that one whole unit of quality is worth"
+        "--willingness-to-pay-usd", type=_amount, metavar="USD", help="USD that one whole unit of quality is worth"
     )
     route.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
-    route.add_argument("--latency-budget-ms", type=float, default=50.0, metavar="MS", help="default 50")
+    route.add_argument(
+        "--latency-budget-ms", type=_budget_ms, default=50.0, metavar="MS", help="1 to 10,000; default 50"
+    )
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+    return value
+
+
+def _budget_ms(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected 1 to 10,000, got {text}")
+    return value
 
 
 def _add_serve(commands: Commands) -> None:
@@ -254,7 +270,10 @@ def _eval(args: argparse.Namespace) -> int:
             if unseen
             else ""
         )
-        print(f"whichmodel: {seen} of {report.n_prompts} prompts were in the training rows{without}", file=sys.stderr)
+        print(
+            f"whichmodel: {seen} of {report.n_prompts} prompts were in the training rows: not held out{without}",
+            file=sys.stderr,
+        )
     print(report.render())
     if args.json:
         _print_json(report.to_json())

@@ -60,6 +60,8 @@ class EstimatorSettings:
             raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
         if self.weights not in WEIGHTS or self.missing not in MISSING:
             raise ValueError(f"weights must be one of {WEIGHTS} and missing one of {MISSING}")
+        if not -1.0 <= self.usual_similarity <= 1.0:
+            raise ValueError(f"usual_similarity must be a cosine, got {self.usual_similarity}")
         if not (self.temperature > 0 and self.far_temperature > 0):
             raise ValueError("temperature and far_temperature must be above 0")
         if not (self.shrinkage >= 0 and self.intent_shrinkage >= 0 and self.guard_z >= 0):
@@ -173,14 +175,17 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     )
     mass, pull = local_sums(w, h, g)
     z = posterior(blended_prior(intent_weights, evidence), mass, pull, settings.shrinkage)
-    # Kish's effective sample size of the neighbourhood, in units of h, times what distance leaves of it.
+    # Sampling error of the weighted sum (spread / mass^2 is one over Kish's effective sample size), and what the prior
+    # itself may be off by, variance / shrinkage, by the share that the prior keeps.
     spread = (w * w) @ h
-    information = np.divide(mass * mass, spread, out=np.zeros_like(mass), where=spread > 0) * w[0]
-    sd = np.sqrt(evidence.variance / np.maximum(settings.shrinkage + information, 1e-9))
+    sd = np.sqrt(evidence.variance * (settings.shrinkage + spread)) / np.maximum(settings.shrinkage + mass, 1e-9)
+    quality, low, high = to_quality(z, sd, evidence.kind)
     error = np.zeros_like(mass)
     if settings.guard_z > 0:  # nobody else asks for it
         error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
-    quality, low, high = to_quality(z, sd, evidence.kind)
+        # From the unit of z to that of quality, by the slope between the two models.
+        lead = np.abs(z - z[fixed])
+        error *= np.divide(np.abs(quality - quality[fixed]), lead, out=np.ones_like(lead), where=lead > 0)
     return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +59,7 @@ def _prompts() -> list[tuple[str, str]]:
     rng = random.Random(7)
     each = []
     for intent in INTENTS:
-        pairs = [(a, b) for a, b in product(WORDS[intent], repeat=2) if a != b]
+        pairs = list(combinations(WORDS[intent], 2))  # the encoder does not see the order of words
         texts = [opening.format(*pair) for opening in OPENINGS[intent] for pair in pairs]
         each.append(rng.sample(texts, N_PER_INTENT))
     return [(text, intent) for texts in zip(*each, strict=True) for text, intent in zip(texts, INTENTS, strict=True)]
@@ -104,7 +104,7 @@ def artifact(encoder: OnnxEncoder) -> RouterArtifact:
         models=MODELS,
         encoder=encoder,
         space=space,
-        vectors=space.place_all(vectors, features),
+        vectors=space.place_all(vectors, features).astype(np.float16),
         evidence=Evidence(
             kind="scores",
             h=np.ones(scores.shape, dtype=np.float32),

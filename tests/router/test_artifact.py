@@ -176,9 +176,9 @@ def test_a_foreign_encoder_is_refused(full: RouterArtifact, written: Path, tmp_p
 
 
 def test_an_encoder_of_another_dimension_is_refused(full: RouterArtifact, tmp_path: Path) -> None:
-    narrow = np.ascontiguousarray(full.vectors[:, :-1])
+    narrow = full.vectors[:, :-1].astype(np.float32)
     narrow /= np.linalg.norm(narrow, axis=1, keepdims=True)
-    replace(full, vectors=narrow).write(tmp_path / "v1")
+    replace(full, vectors=narrow.astype(np.float16)).write(tmp_path / "v1")
     dim = full.vectors.shape[1]
     with pytest.raises(ArtifactError, match=rf"vectors\.npy: {dim - 1} dimensions, .* give {dim}"):
         load_artifact(tmp_path / "v1")
@@ -212,6 +212,7 @@ def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
         (lambda one: replace(one, vectors=spoilt(one.vectors, np.nan)), "vectors.npy"),
         (lambda one: replace(one, vectors=one.vectors * 2), "vectors.npy.*unit"),
         (lambda one: replace(one, vectors=one.vectors[:0]), "npy"),
+        (lambda one: replace(one, vectors=one.vectors.astype(np.float32)), "vectors.npy.*float16"),
         (lambda one: replace(one, won=one.won[:, :-1]), "won.npy.*shape"),
         (lambda one: replace(one, prompt_hashes=one.prompt_hashes[:, :8]), "prompt_hashes.npy.*shape"),
         (lambda one: replace(one, prompts=one.prompts[1:]), "prompts.jsonl: 149 prompts for 150 rows"),

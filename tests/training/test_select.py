@@ -25,6 +25,7 @@ FAR = Far(usual_similarity=0.7, far_temperature=0.3)
 def place_of(weight: float, seed: int) -> Place:
     vectors = np.random.default_rng(seed).normal(size=(N_ROWS, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors.astype(np.float16).astype(np.float32)  # as the artifact stores them
     space = Space(np.zeros(DIM, dtype=np.float32), np.zeros(1), np.ones(1), weight)
     return Place(space, vectors, FAR)
 
@@ -86,7 +87,7 @@ def test_choices_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monke
         place = next(one for one in PLACES if one.space.feature_weight == config.feature_weight)
         whole = fit_evidence(table, train, use_intents=config.intent_prior)
         evidence = replace(whole, h=whole.h[train], g=whole.g[train], intents=whole.intents[train])
-        neighbors = NeighborIndex(np.ascontiguousarray(place.vectors[train]))
+        neighbors = NeighborIndex(place.vectors[train].astype(np.float16))
         settings = config.settings(place.far, kind)
         for at, row in enumerate(rows):
             hits = neighbors.search(place.vectors[row], settings.n_neighbors)
