@@ -110,7 +110,10 @@ def neighbor_weights(similarities: NDArray[np.float32], settings: EstimatorSetti
         return sims
     nearest = sims[..., :1]
     far = np.minimum(0.0, nearest - settings.usual_similarity) / settings.far_temperature
-    weights: NDArray[np.float64] = np.exp((sims - nearest) / settings.temperature + far)
+    sims -= nearest
+    sims *= 1.0 / settings.temperature
+    sims += far
+    weights: NDArray[np.float64] = np.exp(sims, out=sims)
     return weights
 
 
@@ -198,13 +201,20 @@ def to_quality(
     z: NDArray[np.float64], sd: NDArray[np.float64], kind: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return quality, low and high in 0..1; battles' logits are taken against the average candidate."""
-    if kind == "scores":
-        clipped = np.clip(np.stack([z, z - Z95 * sd, z + Z95 * sd]), 0.0, 1.0)
-        return clipped[0], clipped[1], clipped[2]
-    centred = z - z.mean()
-    logits = np.stack([centred, centred - Z95 * sd, centred + Z95 * sd])
-    quality = 1.0 / (1.0 + np.exp(-logits))
-    return quality[0], quality[1], quality[2]
+    reach = Z95 * sd
+    if kind == "battles":
+        z = z - z.mean()
+        return _sigmoid(z), _sigmoid(z - reach), _sigmoid(z + reach)
+    return _clip(z), _clip(z - reach), _clip(z + reach)
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+def _clip(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    # np.clip costs three times as much on a handful of numbers.
+    return np.minimum(np.maximum(x, 0.0), 1.0)
 
 
 def intent_shares(

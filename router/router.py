@@ -1,7 +1,7 @@
 """Router: the only place that knows the order of the stages."""
 
 import math
-import uuid
+import os
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -128,7 +128,7 @@ class Router:
             elapsed_ms=elapsed_ms,
             budget_met=elapsed_ms <= deadline.budget_ms,
             artifact_id=artifact.id,
-            decision_id=uuid.uuid4().hex,
+            decision_id=os.urandom(16).hex(),
         )
 
     def _estimates(self, field: Field, local: LocalEstimate, choice: Choice) -> tuple[Estimate, ...]:

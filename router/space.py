@@ -4,6 +4,7 @@ Centring takes away what all prompts of a log have in common; without it a bag o
 common mean, looks as near to every row as a real prompt does.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from router.types import Embedding
 
 # A scaled feature beyond this is as strange as it gets; the bound keeps one feature from ruling the distance.
 FEATURE_CLIP = 3.0
+MIN_LENGTH = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,9 +32,21 @@ class Space:
     feature_weight: float
 
     def place(self, vector: Embedding, text: str) -> Embedding:
-        """Return the point of one prompt: float32, unit length, from its encoder vector and its text."""
-        features = surface_features(text) if self.feature_weight > 0 else None
-        point: Embedding = self.place_all(vector[None, :], None if features is None else features[None, :])[0]
+        """Return the point of one prompt: float32, unit length, from its encoder vector and its text.
+
+        The same point as ``place_all`` gives, in a third of the numpy calls: this runs on every request.
+        """
+        meaning = vector - self.center
+        length = max(math.sqrt(float(meaning @ meaning)), MIN_LENGTH)
+        if self.feature_weight == 0:
+            return np.asarray(meaning * np.float32(1.0 / length))
+        scaled = (surface_features(text) - self.feature_mean) / self.feature_scale
+        scaled = np.minimum(np.maximum(scaled, -FEATURE_CLIP), FEATURE_CLIP)
+        weight = self.feature_weight / math.sqrt(len(scaled))
+        total = math.sqrt(1.0 + weight * weight * float(scaled @ scaled))
+        point = np.empty(len(meaning) + len(scaled), dtype=np.float32)
+        np.multiply(meaning, np.float32(1.0 / (length * total)), out=point[: len(meaning)])
+        point[len(meaning) :] = scaled * (weight / total)
         return point
 
     def place_all(self, vectors: NDArray[np.float32], features: NDArray[np.float64] | None) -> NDArray[np.float32]:
@@ -51,7 +65,7 @@ class Space:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
+    return np.asarray(vectors / np.maximum(lengths, MIN_LENGTH), dtype=np.float32)
 
 
 def fit_space(vectors: NDArray[np.float32], features: NDArray[np.float64], feature_weight: float) -> Space:
