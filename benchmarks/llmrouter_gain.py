@@ -1,4 +1,4 @@
-"""How much routing gains over the best fixed model on llmrouter: cross-fitted training rows, and the unleaked test rows.
+"""How much routing gains over the best fixed model on llmrouter: on cross-fitted training rows, and on test rows.
 
     WHICHMODEL_DATA=... python benchmarks/llmrouter_gain.py [--test]
 

@@ -1,4 +1,4 @@
-"""What `train` says of other published logs: a dense star of battles, and llmrouter cut to one random battle per prompt.
+"""What `train` says of other published logs: a star of battles, llmrouter as single battles, and routerbench.
 
 WHICHMODEL_DATA=... python benchmarks/log_verdicts.py
 """

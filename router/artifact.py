@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ class RouterArtifact:
         target = Path(directory)
         check_target(target)
         beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)  # of a process of the same number that was killed
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -122,9 +124,8 @@ class RouterArtifact:
         for name, raw in contents.items():
             _write_synced(directory / name, raw)
             files[name] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
-        manifest = {
+        manifest: JsonObject = {
             "format_version": FORMAT_VERSION,
-            "artifact_id": _artifact_id(files),
             "encoder": {
                 "id": self.encoder.id,
                 "name": self.encoder.settings.name,
@@ -140,6 +141,7 @@ class RouterArtifact:
             "verdict": asdict(self.verdict),
             "files": files,
         }
+        manifest["artifact_id"] = _artifact_id(manifest)
         _write_synced(directory / MANIFEST, _json_bytes(manifest))
         return str(manifest["artifact_id"])
 
@@ -188,12 +190,12 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
         raise ArtifactError(
             f"{root / MANIFEST}: format_version {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}"
         )
+    if manifest.get("artifact_id") != _artifact_id(manifest):
+        raise ArtifactError(f"{root / MANIFEST}: altered or damaged, its artifact_id is not that of its contents")
     files = manifest.get("files")
     if not isinstance(files, dict) or not set(REQUIRED) <= set(files) <= {*REQUIRED, PROMPTS}:
         raise ArtifactError(f"{root / MANIFEST}: 'files' must name exactly {', '.join(REQUIRED)} [{PROMPTS}]")
-    contents = {name: _read(root, name, entry) for name, entry in files.items()}
-    if manifest.get("artifact_id") != _artifact_id(files):
-        raise ArtifactError(f"{root / MANIFEST}: artifact_id does not belong to these files")
+    contents = {name: _read(root, name, entry if isinstance(entry, dict) else {}) for name, entry in files.items()}
     encoder = OnnxEncoder({name: contents[f"encoder/{name}"] for name in ENCODER_FILES}, where=str(root / "encoder"))
     pinned = manifest.get("encoder")
     if not isinstance(pinned, dict) or pinned.get("id") != encoder.id:
@@ -295,7 +297,8 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
         raise ArtifactError(f"{root / WEIGHTS}: evidence weights and variances must not be negative")
     if evidence.intents.min() < -1 or evidence.intents.max() >= len(artifact.intents):
         raise ArtifactError(f"{root / INTENTS}: names intents beyond the {len(artifact.intents)} known")
-    if evidence.kind not in KINDS or artifact.best_fixed not in artifact.models or len(artifact.models) < 2:
+    models = artifact.models
+    if evidence.kind not in KINDS or artifact.best_fixed not in models or not 2 <= len(set(models)) == len(models):
         raise ArtifactError(f"{root / LEARNED}: kind, best_fixed or the list of models is impossible")
     if artifact.prompts is not None and len(artifact.prompts) != n_rows:
         raise ArtifactError(f"{root / PROMPTS}: {len(artifact.prompts)} prompts for {n_rows} rows")
@@ -326,7 +329,7 @@ def _array(raw: bytes, name: str, root: Path) -> NDArray[Any]:
     dtype, axes = ARRAYS[name]
     try:
         array = np.load(io.BytesIO(raw), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as exc:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as exc:
         raise ArtifactError(f"{root / name}: not a .npy array: {exc}") from exc
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.ndim != axes:
         raise ArtifactError(f"{root / name}: expected a {axes}-axis array of {dtype}")
@@ -343,9 +346,10 @@ def _parse_json(raw: bytes, path: Path) -> JsonObject:
     return parsed
 
 
-def _artifact_id(files: Mapping[str, Any]) -> str:
-    lines = "".join(f"{name} {files[name].get('sha256')}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+def _artifact_id(manifest: JsonObject) -> str:
+    """Return the hash of all that the manifest says, which names every file by its own hash."""
+    body = {name: value for name, value in manifest.items() if name != "artifact_id"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -369,8 +373,14 @@ def _swap(beside: Path, target: Path) -> None:
     """Put ``beside`` in the place of ``target``; what was there before is deleted last."""
     old = beside.with_suffix(".old")
     if target.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-    beside.rename(target)
+    try:
+        beside.rename(target)
+    except OSError:
+        if old.is_dir():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:

@@ -60,7 +60,7 @@ class EstimatorSettings:
             raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
         if self.weights not in WEIGHTS or self.missing not in MISSING:
             raise ValueError(f"weights must be one of {WEIGHTS} and missing one of {MISSING}")
-        if not -1.0 <= self.usual_similarity <= 1.0:
+        if not abs(self.usual_similarity) <= 1.001:  # rounded vectors are a little longer than 1
             raise ValueError(f"usual_similarity must be a cosine, got {self.usual_similarity}")
         if not (self.temperature > 0 and self.far_temperature > 0):
             raise ValueError("temperature and far_temperature must be above 0")
@@ -172,7 +172,7 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     w = neighbor_weights(hits.similarities, settings)
     h, g = evidence.h[hits.rows], evidence.g[hits.rows]
     if settings.missing == "zero":
-        return _zero_filled_mean(w, h, g, evidence)
+        return _zero_filled_mean(w, h, g, evidence.intents[hits.rows], evidence)
     intent_weights = intent_shares(
         w, evidence.intents[hits.rows], len(evidence.intent_priors), settings.intent_shrinkage
     )
@@ -209,7 +209,7 @@ def to_quality(
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))  # exp would overflow
 
 
 def _clip(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -238,10 +238,14 @@ def _f64(sums: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def _zero_filled_mean(
-    w: NDArray[np.float64], h: NDArray[np.float32], g: NDArray[np.float32], evidence: Evidence
+    w: NDArray[np.float64],
+    h: NDArray[np.float32],
+    g: NDArray[np.float32],
+    intents: NDArray[np.int32],
+    evidence: Evidence,
 ) -> LocalEstimate:
     """Pulze's rule: the mean over all neighbours, a missing score counting 0 (g + h * prior gives the score back)."""
-    scores = g + h * evidence.prior
+    scores = g + h * np.vstack([evidence.intent_priors, evidence.prior])[intents]
     quality = (w @ scores) / max(float(w.sum()), 1e-12)
     nothing = np.zeros_like(quality)
     return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)))

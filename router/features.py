@@ -42,7 +42,7 @@ _SHARES = (
 _COUNTS = ("spaces", "newlines", "digits", "question_marks", "commas", "full_stops", "colons")
 _FLAGS: dict[str, re.Pattern[str]] = {
     "has_code": re.compile(r"```|\bdef |\bclass |\bimport |\breturn\b|\bfunction\b|;\s*\n|#include|SELECT "),
-    "has_options": re.compile(r"(?m)^\s*\(?[A-Ea-e1-5][).:]\s"),
+    "has_options": re.compile(r"(?m)^[ \t]*\(?[A-Ea-e1-5][).:]\s"),
     "asks_what": re.compile(r"(?i)\s*(?:what|who|when|where|why|how|which|is|are|do|does|can)\b"),
     "commands": re.compile(
         r"(?i)\s*(?:write|create|make|generate|give|list|explain|find|solve|compute|calculate|translate|summari[sz]e)\b"

@@ -7,6 +7,7 @@ Cutting to the encoder's length is the encoder's own business (encoder.py).
 import hashlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,11 +103,18 @@ def find_template(texts: Sequence[str]) -> Template:
     return Template(prefixes=prefixes, suffixes=suffixes)
 
 
+def _whole_words(prefix: str, *texts: str) -> str:
+    """Cut back a prefix that ends inside a word of either text."""
+    inside = any(text[len(prefix) : len(prefix) + 1].isalnum() for text in texts)
+    return re.sub(r"\w+\Z", "", prefix) if inside else prefix
+
+
 def _shared_prefixes(distinct: Sequence[str]) -> tuple[str, ...]:
     window = max(2, math.ceil(TEMPLATE_SHARE * len(distinct)))
     found: set[str] = set()
     for first, last in zip(distinct, distinct[window - 1 :], strict=False):
         prefix = os.path.commonprefix([first, last])  # noqa: RUF071 (characters are meant)
+        prefix = _whole_words(prefix, first, last)
         if len(prefix) >= TEMPLATE_MIN_CHARS:
             found.add(prefix)
     return tuple(sorted(found, key=lambda one: (-len(one), one)))

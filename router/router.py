@@ -33,7 +33,10 @@ class Router:
         """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
         self.artifact = artifact
         self._index = NeighborIndex(artifact.vectors)
+        # As fixed models go, the one that did best on the log comes first, then those of the higher prior.
         self._fixed_quality = prior_quality(artifact.evidence)
+        best_fixed = artifact.models.index(artifact.best_fixed)
+        self._fixed_quality[best_fixed] = np.nextafter(self._fixed_quality.max(), np.inf)
         for text in WARM_UP_PROMPTS:
             self.route(text)
 

@@ -59,6 +59,13 @@ class Policy:
     route_anyway: bool = False
     fallback: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that is negative or no number."""
+        for name in ("max_cost_usd", "willingness_to_pay_usd"):
+            amount = getattr(self, name)
+            if amount is not None and not amount >= 0:
+                raise ValueError(f"{name} must be at least 0, got {amount}")
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:

@@ -1,6 +1,7 @@
 """Texts to points: encoder vectors (cached by encoder and text), features, and the spaces tried at selection."""
 
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ from router.encoder import Encoder
 from router.features import surface_features
 from router.prompt import prompt_hash
 from router.space import fit_space
-from training.select import Far, Place
+from training.select import N_NEIGHBORS, TEMPERATURES, Far, Place
 
 # Random-word prompts may keep about this share of the weight that a prompt from the log has.
 JUNK_SHARE = 0.03
 N_JUNK = 300
 # On small, varied logs random words lie nearly as close as prompts do. Distance tells little there, and a sharp scale
 # would only throw evidence away (2 points of true gain on the sample log at 0.02).
-MIN_FAR_TEMPERATURE = 0.06
+MIN_GAP = 0.1
+DEFAULT_FAR_TEMPERATURE = 0.06
 CHUNK_ROWS = 1024
 
 Advance = Callable[[int], object]
@@ -66,9 +68,9 @@ def _read_cache(cache: Path | None, encoder: Encoder) -> dict[str, NDArray[np.fl
     if cache is None or not _cache_file(cache, encoder).is_file():
         return {}
     try:
-        with np.load(_cache_file(cache, encoder), allow_pickle=False) as stored:
+        with _cache_file(cache, encoder).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}  # a damaged cache costs time, not truth
 
 
@@ -95,10 +97,21 @@ def make_places(
         # Rounded as the artifact will store them, so that training and serving see the same similarities.
         vectors = space.place_all(embedded.vectors, embedded.features).astype(np.float16).astype(np.float32)
         usual = float(np.median(_nearest_other(vectors)))
-        strange = float(np.median((space.place_all(junk.vectors, junk.features) @ vectors.T).max(axis=1)))
-        far_temperature = max((usual - strange) / -np.log(JUNK_SHARE), MIN_FAR_TEMPERATURE)
+        others = vectors[:N_JUNK] @ vectors.T
+        others[np.arange(len(others)), np.arange(len(others))] = -np.inf
+        strangers = space.place_all(junk.vectors, junk.features) @ vectors.T
+        gap = usual - float(np.median(strangers.max(axis=1)))
+        # Random words have many neighbours nearly as near as the nearest: their support is more than its weight.
+        share = JUNK_SHARE * min(1.0, _flat_support(others) / _flat_support(strangers))
+        far_temperature = gap / -np.log(share) if gap > MIN_GAP else DEFAULT_FAR_TEMPERATURE
         places.append(Place(space, vectors, Far(usual, float(far_temperature))))
     return places
+
+
+def _flat_support(similar: NDArray[np.float32]) -> float:
+    """Return the median support without the far factor, in the widest and sharpest neighbourhood of the grid."""
+    nearest = -np.sort(-similar, axis=1)[:, : max(N_NEIGHBORS)].astype(np.float64)
+    return float(np.median(np.exp((nearest - nearest[:, :1]) / min(TEMPERATURES)).sum(axis=1)))
 
 
 def random_word_prompts(texts: Sequence[str], n_prompts: int, seed: int) -> list[str]:

@@ -13,7 +13,7 @@ from router.prompt import prompt_hash
 from router.router import Router
 from router.types import JsonObject, Policy
 from training.baselines import baselines, oracle_quality
-from training.comparisons import PreferenceLog
+from training.comparisons import Comparison, PreferenceLog
 from training.evidence import Table, tabulate
 from training.report import Outcome, Report
 from training.value import ValueMatrix, paired_gain, value_matrix
@@ -78,7 +78,8 @@ def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DE
     known = set(artifact.models) & set(log.models)
     if len(known) < 2:
         raise DataError(f"the log shares {len(known)} models with the artifact; at least 2 are needed")
-    table = tabulate(log, template=artifact.template, models=tuple(m for m in artifact.models if m in known))
+    telling = PreferenceLog(comparisons=[one for one in log.comparisons if _tells_of(one, known)])
+    table = tabulate(telling, template=artifact.template, models=tuple(m for m in artifact.models if m in known))
     router = Router(artifact)
     column = {model: index for index, model in enumerate(table.models)}
     policy = Policy(candidates=table.models, route_anyway=True)
@@ -121,6 +122,10 @@ def costs_of(table: Table, expected: NDArray[np.float64]) -> NDArray[np.float64]
     """Return each answer's cost: as logged where it was, else as expected; None unless every one is known."""
     costs = np.where(np.isnan(table.costs_usd), expected, table.costs_usd)
     return None if np.isnan(costs).any() else costs
+
+
+def _tells_of(one: Comparison, known: set[str]) -> bool:
+    return not known.isdisjoint(one.scores) if one.scores is not None else {one.model_a, one.model_b} <= known
 
 
 def _fully_scored(table: Table) -> bool:

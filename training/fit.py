@@ -68,16 +68,17 @@ def _fit_battles(
     h, g = np.zeros((len(table), n_models)), np.zeros((len(table), n_models))
     rows, a, b, weight = battles.rows, battles.a, battles.b, battles.weight
     p = _sigmoid(theta[rows, a] - theta[rows, b])
-    for column, sign in ((a, 1.0), (b, -1.0)):
-        np.add.at(h, (rows, column), weight * p * (1 - p))
-        np.add.at(g, (rows, column), sign * weight * (battles.y - p))
-    # Both bad: besides the tie, either model loses half a comparison against the average candidate.
     bad = battles.both_bad
+    paired = np.where(bad, 0.0, weight)
+    for column, sign in ((a, 1.0), (b, -1.0)):
+        np.add.at(h, (rows, column), paired * p * (1 - p))
+        np.add.at(g, (rows, column), sign * paired * (battles.y - p))
+    # Both bad says nothing of one against the other: either model loses to the average candidate instead.
     for column in (a[bad], b[bad]):
         strength = theta[rows[bad], column] - theta[rows[bad]].mean(axis=1)
         against_average = _sigmoid(strength)
-        np.add.at(h, (rows[bad], column), 0.5 * weight[bad] * against_average * (1 - against_average))
-        np.add.at(g, (rows[bad], column), -0.5 * weight[bad] * against_average)
+        np.add.at(h, (rows[bad], column), weight[bad] * against_average * (1 - against_average))
+        np.add.at(g, (rows[bad], column), -weight[bad] * against_average)
     return Evidence("battles", _f32(h), _f32(g), labels, prior, intent_priors, np.ones(n_models))
 
 

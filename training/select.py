@@ -243,7 +243,8 @@ class Selection:
         self._table, self._places, self._progress = table, places, progress
         self._folds, self._cluster_folds = folds, cluster_folds
         self._configs = grid(table)
-        self._n_trials = len(np.unique(folds)) * 2 * len(np.unique(folds))
+        n_folds, n_clusters = len(np.unique(folds)), len(np.unique(cluster_folds))
+        self._n_trials = n_folds + n_clusters + n_folds * (n_folds - 1 + n_clusters)
         self._n_done = 0
         every = np.ones(len(table), dtype=bool)
         self._outer = self._trials(folds, every)

@@ -29,7 +29,7 @@ def near_duplicate_groups(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def cluster_groups(vectors: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.int64]:
     """Return a k-means cluster per row, int64 (n_rows,): held out whole, they show the risk under shift."""
-    n_clusters = min(n_clusters, len(vectors))
+    n_clusters = min(n_clusters, len(np.unique(vectors, axis=0)))
     means = KMeans(n_clusters, n_init=1, max_iter=30, random_state=seed).fit(vectors)
     return np.asarray(means.labels_, dtype=np.int64)
 

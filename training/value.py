@@ -51,7 +51,8 @@ def value_matrix(table: Table, evidence: Evidence, rows: NDArray[np.int64]) -> V
 def _from_scores(table: Table, evidence: Evidence, rows: NDArray[np.int64]) -> ValueMatrix:
     scores = table.scores[rows]
     seen = ~np.isnan(scores)
-    propensity = np.maximum((~np.isnan(table.scores)).mean(axis=0), MIN_PROPENSITY)
+    logged = ~np.isnan(table.scores)
+    propensity = np.maximum(logged.sum(axis=0) / max(int(logged.any(axis=1).sum()), 1), MIN_PROPENSITY)
     expected = np.broadcast_to(evidence.prior, scores.shape)
     correction = seen / propensity
     values = expected + correction * np.where(seen, scores - expected, 0.0)

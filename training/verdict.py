@@ -1,5 +1,6 @@
 """Is routing worth it? Held-out rows answer with an interval, and the answer may be no."""
 
+import math
 from dataclasses import dataclass
 
 from router.types import Gain, Verdict
@@ -46,6 +47,8 @@ def judge(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Verdict:
     saving = _saving(held_out)
     points = f"{100 * gain.mean:+.1f} points (95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     few = held_out.effective_comparisons
+    if few is None and gain.low == gain.high != 0:  # a handful of rows that agree: no spread, and no proof
+        few = float(held_out.n_rows)
     if few is not None and few < MIN_EFFECTIVE_COMPARISONS:
         wanted = int(held_out.n_rows * MIN_EFFECTIVE_COMPARISONS / max(few, 1.0))
         text = (
@@ -57,10 +60,12 @@ def judge(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Verdict:
         return Verdict("ROUTE", f"ROUTE: {points} over always using {fixed}{_saving_text(saving)}.", fixed)
     if saving is not None and saving > MIN_SAVING and gain.low > -margin:
         return Verdict("ROUTE", f"ROUTE: saves {100 * saving:.0f} % at {points} against always using {fixed}.", fixed)
-    if gain.high < margin and not (saving is not None and saving > MIN_SAVING):
+    might_save = saving is not None and saving > MIN_SAVING and gain.high > -margin
+    if gain.high < margin and not might_save:
         return Verdict("DO NOT ROUTE", f"DO NOT ROUTE: always use {fixed}. Routing gives {points}.", fixed)
     if gain.low > 0:
-        text = f"{points} over always using {fixed}, but at {-100 * (saving or 0):.0f} % more cost"
+        more = f"{-100 * saving:.0f} % more cost" if saving is not None and saving > -math.inf else "more cost"
+        text = f"{points} over always using {fixed}, but at {more}"
         return Verdict("NOT ENOUGH DATA", f"NOT ENOUGH DATA for a gain at equal cost: {text}.", fixed)
     rows = rows_needed(held_out, margin)
     text = f"NOT ENOUGH DATA: about {_rounded(rows)} rows needed; so far {points} over always using {fixed}."
@@ -81,8 +86,10 @@ def _rounded(rows: int) -> int:
 
 
 def _saving(held_out: HeldOut) -> float | None:
-    if held_out.router_cost_usd is None or not held_out.fixed_cost_usd:
+    if held_out.router_cost_usd is None or held_out.fixed_cost_usd is None:
         return None
+    if held_out.fixed_cost_usd == 0:
+        return -math.inf if held_out.router_cost_usd > 0 else 0.0
     return 1.0 - held_out.router_cost_usd / held_out.fixed_cost_usd
 
 

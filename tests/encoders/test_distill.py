@@ -142,7 +142,7 @@ def test_an_encoder_that_fails_its_canaries_leaves_nothing_behind(
     base: Path, made: OnnxEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.export_encoder, "check_canaries", lambda encoder: 0.5)
-    with pytest.raises(EncoderError, match="canary vectors come out different by 0.5"):
+    with pytest.raises(EncoderError, match=r"canary vectors come out different by 0.5"):
         distill(base, tmp_path / "out", dim=DIM, progress=False)
     assert list(tmp_path.iterdir()) == []
 
