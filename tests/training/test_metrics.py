@@ -69,7 +69,7 @@ def routellm_points(score: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> 
     return pd.DataFrame(points, columns=["percent", "accuracy"]).sort_values("percent")
 
 
-@pytest.mark.parametrize("n_rows", [11, 40, 101, 1307])
+@pytest.mark.parametrize("n_rows", [12, 40, 104, 1307])  # where no decile lies exactly on a row, but for rounding
 def test_apgr_and_cpt_as_published(n_rows: int) -> None:
     rng = np.random.default_rng(n_rows)
     score = rng.random(n_rows)
@@ -138,26 +138,31 @@ def test_wilson_solves_its_equation() -> None:
     assert none.high == pytest.approx(1 - (every.low or 0.0)) and 0.05 < (none.high or 0.0) < 0.12
 
 
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.metrics.N_DRAWS", 200)
+
+
 def calibrated(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     predicted = 0.1 + 0.7 * rng.random(n)
     return predicted, (rng.random(n) < predicted + shift).astype(float)
 
 
-def test_a_calibrated_predictor_gets_no_error_after_debiasing() -> None:
+def test_a_calibrated_predictor_gets_no_error_after_debiasing(few_draws: None) -> None:
     many = [reliability(*calibrated(200, seed), np.arange(200)) for seed in range(40)]
     assert np.mean([one.ece for one in many]) > 0.06  # the usual error is all noise here
     assert np.median([one.error.value for one in many]) < 0.04
     assert np.mean([one.error.low == 0.0 for one in many]) > 0.8
 
 
-def test_a_shift_is_found_at_its_size() -> None:
+def test_a_shift_is_found_at_its_size(few_draws: None) -> None:
     many = [reliability(*calibrated(500, seed, shift=0.15), np.arange(500)) for seed in range(60)]
     assert np.mean([one.error.value for one in many]) == pytest.approx(0.15, abs=0.01)
     assert np.mean([(one.error.low or 0) <= 0.15 <= (one.error.high or 0) for one in many]) >= 0.88
 
 
-def test_the_debiased_square_is_unbiased() -> None:
+def test_the_debiased_square_is_unbiased(few_draws: None) -> None:
     """For one prediction per bin it is the published formula, whose mean is the true squared gap."""
     rng = np.random.default_rng(4)
     predicted = np.repeat([0.2, 0.6], 30)
@@ -169,7 +174,7 @@ def test_the_debiased_square_is_unbiased() -> None:
         by_hand = 0.0
         for value, some in ((0.2, outcome[:30]), (0.6, outcome[30:])):
             by_hand += 0.5 * ((value - some.mean()) ** 2 - some.mean() * (1 - some.mean()) / 29)
-        assert found.error.value == pytest.approx(math.sqrt(max(by_hand, 0.0)))
+        assert found.error.value == pytest.approx(math.sqrt(max(by_hand, 0.0)), abs=1e-7)
         squares.append(by_hand)
     assert np.mean(squares) == pytest.approx(0.5 * 0.1**2, abs=0.003)
 
