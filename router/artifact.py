@@ -26,7 +26,7 @@ from router.features import N_FEATURES
 from router.profiles import profiles_from_json, profiles_to_json
 from router.prompt import Template
 from router.space import Space
-from router.types import JsonObject, ModelProfile, Verdict
+from router.types import STRATEGIES, JsonObject, ModelProfile, Verdict
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -60,7 +60,9 @@ class RouterArtifact:
     vectors: float16 (n_rows, dim [+ n_features]), the rows' points in ``space``, unit length. won: bool
     (n_rows, n_models), who did best on the row.
     prompt_hashes: uint8 (n_rows, 16), of the embedded text. prompts: the rows' texts, or None when not stored.
-    best_fixed: the model that is best when one must serve everything. report: held-out numbers, JSON-able.
+    best_fixed: the model that is best when one must serve everything. strategies: USD that a unit of quality is worth
+    under each named strategy, None where cost does not matter; default_strategy: the one the verdict is about.
+    report: held-out numbers, JSON-able.
     """
 
     models: tuple[str, ...]
@@ -76,6 +78,8 @@ class RouterArtifact:
     profiles: Mapping[str, ModelProfile]
     verdict: Verdict
     best_fixed: str
+    strategies: Mapping[str, float | None]
+    default_strategy: str
     report: JsonObject
     prompts: tuple[str, ...] | None = None
     id: str = ""
@@ -162,6 +166,8 @@ class RouterArtifact:
             },
             "template": {"prefixes": list(self.template.prefixes), "suffixes": list(self.template.suffixes)},
             "best_fixed": self.best_fixed,
+            "strategies": dict(self.strategies),
+            "default_strategy": self.default_strategy,
             "verdict": asdict(self.verdict),
         }
 
@@ -250,6 +256,8 @@ def _assemble(
         profiles=profiles_from_json(_parse_json(contents[PROFILES], root / PROFILES), str(root / PROFILES)),
         verdict=Verdict(**learned["verdict"]),
         best_fixed=str(learned["best_fixed"]),
+        strategies={name: None if usd is None else float(usd) for name, usd in learned["strategies"].items()},
+        default_strategy=str(learned["default_strategy"]),
         report=_parse_json(contents[REPORT], root / REPORT),
         prompts=prompts,
         id=artifact_id,
@@ -300,6 +308,11 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
     models = artifact.models
     if evidence.kind not in KINDS or artifact.best_fixed not in models or not 2 <= len(set(models)) == len(models):
         raise ArtifactError(f"{root / LEARNED}: kind, best_fixed or the list of models is impossible")
+    amounts = [usd for usd in artifact.strategies.values() if usd is not None]
+    if set(artifact.strategies) != set(STRATEGIES) or not all(0 < usd < np.inf for usd in amounts):
+        raise ArtifactError(f"{root / LEARNED}: strategies must be {', '.join(STRATEGIES)}, each null or USD above 0")
+    if artifact.default_strategy not in STRATEGIES:
+        raise ArtifactError(f"{root / LEARNED}: default_strategy must be one of {', '.join(STRATEGIES)}")
     if artifact.prompts is not None and len(artifact.prompts) != n_rows:
         raise ArtifactError(f"{root / PROMPTS}: {len(artifact.prompts)} prompts for {n_rows} rows")
 

@@ -14,7 +14,7 @@ from router.artifact import check_target
 from router.errors import ConfigError, DataError, RouterError
 from router.profiles import read_profiles
 from router.router import Router
-from router.types import Decision, JsonObject, Policy
+from router.types import STRATEGIES, Decision, JsonObject, Policy
 
 EPILOG = """examples:
   whichmodel data inspect battles.jsonl
@@ -170,7 +170,9 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--candidates", metavar="A,B", help="choose among these models only")
     route.add_argument("--exclude", metavar="A,B", help="never choose these models")
     route.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="ceiling of the expected cost of the answer")
-    route.add_argument(
+    trade = route.add_mutually_exclusive_group()
+    trade.add_argument("--strategy", choices=STRATEGIES, help="a named point between quality and cost")
+    trade.add_argument(
         "--willingness-to-pay-usd", type=_amount, metavar="USD", help="USD that one whole unit of quality is worth"
     )
     route.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
@@ -289,6 +291,7 @@ def _route(args: argparse.Namespace) -> int:
         candidates=_names(args.candidates),
         exclude=_names(args.exclude) or (),
         max_cost_usd=args.max_cost_usd,
+        strategy=args.strategy,
         willingness_to_pay_usd=args.willingness_to_pay_usd,
         route_anyway=args.route_anyway,
     )

@@ -186,10 +186,15 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     error = np.zeros_like(mass)
     if settings.guard_z > 0:  # nobody else asks for it
         error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
-        # From the unit of z to that of quality, by the slope between the two models.
-        lead = np.abs(z - z[fixed])
-        error *= np.divide(np.abs(quality - quality[fixed]), lead, out=np.ones_like(lead), where=lead > 0)
+        error *= quality_per_z(z, quality, fixed)
     return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
+
+
+def quality_per_z(z: NDArray[np.float64], quality: NDArray[np.float64], fixed: int) -> NDArray[np.float64]:
+    """Return the slope between each model and the fixed one, which takes a lead's error from z's unit to quality's."""
+    lead = np.abs(z - z[..., fixed : fixed + 1])
+    gap = np.abs(quality - quality[..., fixed : fixed + 1])
+    return np.divide(gap, lead, out=np.ones_like(lead), where=lead > 0)
 
 
 def prior_quality(evidence: Evidence) -> NDArray[np.float64]:
@@ -203,7 +208,7 @@ def to_quality(
     """Return quality, low and high in 0..1; battles' logits are taken against the average candidate."""
     reach = Z95 * sd
     if kind == "battles":
-        z = z - z.mean()
+        z = z - z.mean(axis=-1, keepdims=True)
         return _sigmoid(z), _sigmoid(z - reach), _sigmoid(z + reach)
     return _clip(z), _clip(z - reach), _clip(z + reach)
 

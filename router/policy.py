@@ -68,8 +68,7 @@ def field_of(
         excluded.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     if not feasible.any() and policy.fallback is None:
         raise PolicyError(f"no model is left: {_why_empty(excluded, policy)}")
-    value = np.where(feasible, utility_of(fixed_quality, costs_usd, policy), -np.inf)
-    fixed = int(np.argmax(value)) if feasible.any() else -1
+    fixed = int(np.argmax(np.where(feasible, fixed_quality, -np.inf))) if feasible.any() else -1
     return Field(feasible, costs_usd, tuple(excluded), fixed)
 
 
@@ -100,12 +99,14 @@ def _why_empty(excluded: Sequence[Exclusion], policy: Policy) -> str:
     return next(text for code, text in codes.items() if code in present)
 
 
-def utility_of(quality: NDArray[np.float64], costs_usd: NDArray[np.float64], policy: Policy) -> NDArray[np.float64]:
+def utility_of(
+    quality: NDArray[np.float64], costs_usd: NDArray[np.float64], willingness_to_pay_usd: float | None
+) -> NDArray[np.float64]:
     """Return quality - cost / willingness_to_pay; models of unknown cost are taken at the dearest known one."""
-    if policy.willingness_to_pay_usd is None or np.isnan(costs_usd).all():
+    if willingness_to_pay_usd is None or np.isnan(costs_usd).all():
         return quality
     costs = np.where(np.isnan(costs_usd), np.nanmax(costs_usd), costs_usd)
-    return quality - costs / max(policy.willingness_to_pay_usd, 1e-12)
+    return quality - costs / max(willingness_to_pay_usd, 1e-12)
 
 
 def choose(
@@ -114,6 +115,7 @@ def choose(
     policy: Policy,
     *,
     verdict: Verdict,
+    willingness_to_pay_usd: float | None,
     guard_z: float,
 ) -> Choice:
     """Choose the feasible model of highest utility; ties go to the cheaper, then to the earlier column.
@@ -121,7 +123,7 @@ def choose(
     The best feasible fixed model is taken instead where the verdict is not ROUTE (unless the policy says
     ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors.
     """
-    utility = utility_of(local.quality, field.costs_usd, policy)
+    utility = utility_of(local.quality, field.costs_usd, willingness_to_pay_usd)
     columns = np.flatnonzero(field.feasible)
     costs = np.where(np.isnan(field.costs_usd), np.inf, field.costs_usd)
     order = np.lexsort((columns, costs[columns], -utility[columns]))

@@ -77,8 +77,20 @@ class Router:
         point = artifact.space.place(artifact.encoder.encode(core).vector, core)
         hits = self._index.search(point, artifact.settings.n_neighbors)
         local = estimate(hits, artifact.evidence, artifact.settings, fixed=max(field.fixed, 0))
-        choice = choose(local, field, policy, verdict=artifact.verdict, guard_z=artifact.settings.guard_z)
+        choice = choose(
+            local,
+            field,
+            policy,
+            verdict=artifact.verdict,
+            willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
+            guard_z=artifact.settings.guard_z,
+        )
         return self._decision(deadline, policy, field, hits, local, choice)
+
+    def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
+        if policy.willingness_to_pay_usd is not None:
+            return policy.willingness_to_pay_usd
+        return self.artifact.strategies[policy.strategy or self.artifact.default_strategy]
 
     def route_batch(
         self, prompts: Sequence[str | Messages], policy: Policy | None = None, *, latency_budget_ms: float = 50.0
@@ -93,6 +105,8 @@ class Router:
             "artifact_id": artifact.id,
             "models": list(artifact.models),
             "best_fixed": artifact.best_fixed,
+            "strategies": dict(artifact.strategies),
+            "default_strategy": artifact.default_strategy,
             "verdict": {"label": artifact.verdict.label, "text": artifact.verdict.text},
             "kind": artifact.evidence.kind,
             "n_rows": len(artifact.vectors),

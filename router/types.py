@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+STRATEGIES = ("quality", "balanced", "cheap")
 Embedding = NDArray[np.float32]
 """float32 (dim,), unit length."""
 
@@ -47,20 +48,26 @@ class Policy:
     """What one request asks of the choice.
 
     candidates: the only models allowed (None: all). exclude: models not allowed. max_cost_usd: ceiling of the
-    expected cost of the answer. willingness_to_pay_usd: USD that one whole unit of quality is worth (None: cost
-    does not matter). route_anyway: use the neighbours even where the held-out verdict is not ROUTE.
-    fallback: model to answer with when nothing is left, instead of an error.
+    expected cost of the answer. strategy: one of STRATEGIES, a point on the artifact's cost-quality curve (None: the
+    artifact's own). willingness_to_pay_usd: USD that one whole unit of quality is worth, instead of a strategy.
+    route_anyway: use the neighbours even where the held-out verdict is not ROUTE. fallback: model to answer with when
+    nothing is left, instead of an error.
     """
 
     candidates: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     max_cost_usd: float | None = None
+    strategy: str | None = None
     willingness_to_pay_usd: float | None = None
     route_anyway: bool = False
     fallback: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an amount that is negative or no number."""
+        """Raise ValueError for an amount that is no number of at least 0, an unknown strategy, or both at once."""
+        if self.strategy is not None and self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+        if self.strategy is not None and self.willingness_to_pay_usd is not None:
+            raise ValueError("strategy and willingness_to_pay_usd must not both be given")
         for name in ("max_cost_usd", "willingness_to_pay_usd"):
             amount = getattr(self, name)
             if amount is not None and not amount >= 0:

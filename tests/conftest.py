@@ -124,6 +124,8 @@ def artifact(encoder: OnnxEncoder) -> RouterArtifact:
         },
         verdict=Verdict("ROUTE", f"ROUTE: +20.0 points over always using {best}.", best),
         best_fixed=best,
+        strategies={"quality": None, "balanced": 0.01, "cheap": 0.001},
+        default_strategy="quality",
         report={"n_prompts": len(texts), "verdict": {"label": "ROUTE", "text": "made by hand"}},
     )
 

@@ -12,21 +12,25 @@ from router.encoder import OnnxEncoder
 from router.errors import DataError
 from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
-from router.types import ModelProfile
+from router.types import STRATEGIES, JsonObject, ModelProfile
 from training.comparisons import PreferenceLog
+from training.curve import Curve, trace
 from training.embed import embed_texts, make_places
 from training.evaluate import costs_of, score_choices
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
 from training.report import Report
-from training.select import FEATURE_WEIGHTS, Selection, best_fixed
+from training.select import FEATURE_WEIGHTS, CrossFit, Selection, best_fixed
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
-from training.verdict import DEFAULT_MARGIN
+from training.value import paired_gain
+from training.verdict import DEFAULT_MARGIN, gain_of
 
 N_FOLDS = 5
 N_CLUSTERS = 40
 MIN_ROWS = 20
 PREVIEW_CHARS = 80
+# Where costs are known, the verdict is about routing that costs no more than the fixed model.
+DEFAULT_STRATEGY = "balanced"
 STORE_PROMPTS = ("none", "preview", "full")
 
 Progress = Callable[[str, int, int], object]
@@ -76,28 +80,41 @@ def train(
     groups = near_duplicate_groups(embedded.vectors)
     folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), seed)
     cluster_folds = deal_folds(cluster_groups(places[0].vectors, N_CLUSTERS, seed), N_FOLDS, seed)
-    selection = Selection(table, places, folds, cluster_folds, report_progress)
+    priced = _profiles(table, profiles or {})
+    expected = np.stack([expected_costs_usd(priced, table.models, text) for text in table.originals])
+    priced_all = not np.isnan(expected).any()
+    selection = Selection(table, places, folds, cluster_folds, report_progress, expected if priced_all else None)
     config = selection.final()
-    choices, fixed, worth = selection.cross_fitted()
+    fit = selection.cross_fitted()
     place = next(one for one in places if one.space.feature_weight == config.feature_weight)
     everything = np.ones(len(table), dtype=bool)
     evidence = fit_evidence(table, everything, use_intents=config.intent_prior)
     model = table.models[best_fixed(table, evidence, np.arange(len(table)))]
-    priced = _profiles(table, profiles or {})
     settings = config.settings(place.far, table.kind)
+    costs = costs_of(table, expected)
+    choices, strategies = fit.choose(), dict.fromkeys(STRATEGIES)
+    trade_off: JsonObject = {}
+    if costs is not None and priced_all:
+        curve = trace(fit, expected, costs)
+        points = curve.named_points(everything)
+        strategies = {name: curve.amounts_usd[point] for name, point in points.items()}
+        choices = curve.cross_fitted(DEFAULT_STRATEGY, folds)
+        trade_off = _trade_off(curve, fit, folds, groups)
     report = score_choices(
         table,
-        worth,
+        fit.worth,
         choices,
-        fixed,
+        fit.fixed,
         model,
         groups,
-        costs_of(table, np.stack([expected_costs_usd(priced, table.models, text) for text in table.originals])),
+        costs,
         protocol=f"{folds.max() + 1}-fold cross-fitted, near-duplicates together, selection nested",
         details={
             "seed": seed,
             "settings": asdict(settings),
             "feature_weight": config.feature_weight,
+            "strategy": DEFAULT_STRATEGY if trade_off else "quality",
+            **trade_off,
             "n_near_duplicates": len(table) - len(np.unique(groups)),
             "n_comparisons": len(log),
             "n_refused": len(log.refusals),
@@ -123,10 +140,32 @@ def train(
         profiles=priced,
         verdict=report.verdict,
         best_fixed=model,
+        strategies=strategies,
+        default_strategy=DEFAULT_STRATEGY if trade_off else "quality",
         report=report.to_json(),
         prompts=_stored(table, store_prompts),
     )
     return artifact, report
+
+
+def _trade_off(curve: Curve, fit: CrossFit, folds: NDArray[np.int64], groups: NDArray[np.int64]) -> JsonObject:
+    """Return the curve and its named points for the report, both cross-fitted."""
+
+    def outcome(choices: NDArray[np.int64]) -> JsonObject:
+        at = np.arange(len(choices))
+        difference = fit.worth.of(choices) - fit.worth.of(fit.fixed)
+        gain = gain_of(*paired_gain(difference, fit.worth.weight, groups))
+        quality = float(fit.worth.of(choices) @ fit.worth.weight / fit.worth.weight.sum())
+        return {"quality": quality, "cost_usd": float(costs[at, choices].mean()), "gain": asdict(gain)}
+
+    costs = curve.model_costs_usd
+    return {
+        "curve": [
+            {"willingness_to_pay_usd": usd, **outcome(choices)}
+            for usd, choices in zip(curve.amounts_usd, curve.choices, strict=True)
+        ],
+        "strategies": {name: outcome(curve.cross_fitted(name, folds)) for name in STRATEGIES},
+    }
 
 
 def _profiles(table: Table, given: Mapping[str, ModelProfile]) -> dict[str, ModelProfile]:

@@ -4,7 +4,7 @@ Requests are validated with these models; answers are written by ``Decision.to_j
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -67,11 +67,20 @@ class RequestPolicy(WireModel):
     candidates: Names | None = Field(None, description="The only models allowed; null: all.")
     exclude: Names = Field([], description="Models not allowed.")
     max_cost_usd: Usd | None = Field(None, description="Ceiling of the expected cost of the answer, in USD.")
+    strategy: Literal["quality", "balanced", "cheap"] | None = Field(
+        None, description="A named point between quality and cost; null: the one that the artifact's verdict is about."
+    )
     willingness_to_pay_usd: Usd | None = Field(
-        None, description="USD that one whole unit of quality is worth; null: cost does not matter."
+        None, description="USD that one whole unit of quality is worth, instead of a strategy."
     )
     route_anyway: bool = Field(False, description="Use the neighbours even where the verdict is not ROUTE.")
     fallback: Name | None = Field(None, description="Model to answer with when nothing is left, instead of an error.")
+
+    @model_validator(mode="after")
+    def _one_trade_off(self) -> "RequestPolicy":
+        if self.strategy is not None and self.willingness_to_pay_usd is not None:
+            raise ValueError("strategy and willingness_to_pay_usd exclude each other")
+        return self
 
     def to_policy(self) -> Policy:
         """Return the policy that the router understands."""
@@ -79,6 +88,7 @@ class RequestPolicy(WireModel):
             candidates=None if self.candidates is None else tuple(self.candidates),
             exclude=tuple(self.exclude),
             max_cost_usd=self.max_cost_usd,
+            strategy=self.strategy,
             willingness_to_pay_usd=self.willingness_to_pay_usd,
             route_anyway=self.route_anyway,
             fallback=self.fallback,

@@ -37,7 +37,15 @@ def decide(
     lead_error: float = 0.0,
 ) -> tuple[Field, Choice]:
     field = field_of(MODELS, costs, fixed_quality, policy)
-    return field, choose(local_of(quality, lead_error), field, policy, verdict=verdict, guard_z=guard_z)
+    choice = choose(
+        local_of(quality, lead_error),
+        field,
+        policy,
+        verdict=verdict,
+        willingness_to_pay_usd=policy.willingness_to_pay_usd,
+        guard_z=guard_z,
+    )
+    return field, choice
 
 
 names = st.lists(st.sampled_from([*MODELS, "unknown"]), max_size=4).map(tuple)
@@ -78,7 +86,14 @@ def test_any_request_is_answered_within_its_constraints(
             field_of(MODELS, costs, fixed_values, policy)
         return
     field = field_of(MODELS, costs, fixed_values, policy)
-    choice = choose(local_of(quality, error), field, policy, verdict=verdict, guard_z=guard_z)
+    choice = choose(
+        local_of(quality, error),
+        field,
+        policy,
+        verdict=verdict,
+        willingness_to_pay_usd=policy.willingness_to_pay_usd,
+        guard_z=guard_z,
+    )
     known = {one.model for one in field.excluded if one.model in MODELS}
     assert known == {MODELS[column] for column in range(4) if column not in feasible}
     assert all(one.code and one.detail for one in field.excluded)
@@ -86,7 +101,7 @@ def test_any_request_is_answered_within_its_constraints(
     if not feasible:
         assert (choice.column, choice.reason) == (-1, "fallback")
         return
-    utility = utility_of(np.array(quality), costs, policy)
+    utility = utility_of(np.array(quality), costs, policy.willingness_to_pay_usd)
     assert choice.column == choice.ranking[0] and choice.column in feasible
     rest = [utility[column] for column in choice.ranking[1:]]
     assert rest == sorted(rest, reverse=True)
@@ -94,8 +109,7 @@ def test_any_request_is_answered_within_its_constraints(
         assert utility[choice.column] == max(utility[feasible])
     else:
         assert choice.column == field.fixed
-        fixed_utility = utility_of(fixed_values, costs, policy)
-        assert fixed_utility[field.fixed] == max(fixed_utility[feasible])
+        assert fixed_values[field.fixed] == max(fixed_values[feasible])
 
 
 @pytest.mark.parametrize(
@@ -144,9 +158,9 @@ def test_willingness_to_pay_trades_quality_for_cost(usd: float | None, best: int
 
 def test_unknown_costs_count_as_the_dearest() -> None:
     costs = np.array([0.04, np.nan, 0.02, 0.01])
-    utility = utility_of(np.full(4, 0.5), costs, Policy(willingness_to_pay_usd=0.1))
+    utility = utility_of(np.full(4, 0.5), costs, 0.1)
     np.testing.assert_allclose(utility, [0.1, 0.1, 0.3, 0.4])
-    assert utility_of(FLAT, NO_COSTS, Policy(willingness_to_pay_usd=0.1)) is FLAT
+    assert utility_of(FLAT, NO_COSTS, 0.1) is FLAT
 
 
 @pytest.mark.parametrize(
@@ -182,7 +196,14 @@ def test_guard_says_best_where_the_fixed_model_leads_anyway() -> None:
 def test_far_from_the_log_the_reason_is_the_prior() -> None:
     field = field_of(MODELS, NO_COSTS, FLAT, Policy())
     reasons = [
-        choose(local_of([0.1, 0.2, 0.3, 0.4], support=support), field, Policy(), verdict=ROUTE, guard_z=0.0).reason
+        choose(
+            local_of([0.1, 0.2, 0.3, 0.4], support=support),
+            field,
+            Policy(),
+            verdict=ROUTE,
+            willingness_to_pay_usd=None,
+            guard_z=0.0,
+        ).reason
         for support in (0.0, 0.5 * MIN_SUPPORT, MIN_SUPPORT, 100.0)
     ]
     assert reasons == ["prior", "prior", "best", "best"]

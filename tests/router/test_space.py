@@ -45,4 +45,4 @@ def test_a_constant_or_extreme_feature_does_not_rule_the_distance() -> None:
 def test_a_prompt_at_the_centre_stays_finite() -> None:
     vectors = np.array([[1, 0], [1, 0]], dtype=np.float32)
     space = fit_space(vectors, np.zeros((2, 1)), 0.0)
-    assert np.isfinite(space.place_all(vectors, None)).all()
+    assert np.isfinite(space.place_all(vectors, np.zeros((2, 1)))).all()

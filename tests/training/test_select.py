@@ -92,7 +92,14 @@ def test_choices_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monke
         for at, row in enumerate(rows):
             hits = neighbors.search(place.vectors[row], settings.n_neighbors)
             local = estimate(hits, evidence, settings, fixed=trial.fixed)
-            choice = choose(local, field, Policy(), verdict=Verdict("ROUTE", "", ""), guard_z=settings.guard_z)
+            choice = choose(
+                local,
+                field,
+                Policy(),
+                verdict=Verdict("ROUTE", "", ""),
+                willingness_to_pay_usd=None,
+                guard_z=settings.guard_z,
+            )
             lead = local.quality - local.quality[trial.fixed] - settings.guard_z * local.lead_error
             near_tie = np.sort(np.abs(np.delete(lead, trial.fixed)))[0] < 1e-5
             assert near_tie or choice.column == trial.choices[index, at], (config, row, choice.reason)
@@ -131,21 +138,24 @@ def select_all(table: Table, folds: NDArray[np.int64]) -> Selection:
 def test_held_out_outcomes_never_reach_the_choice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "grid", lambda table: CONFIGS[::3])
     table, folds = table_of(kind), deal_folds(np.arange(N_ROWS), 3, seed=0)
-    choices, fixed, worth = select_all(table, folds).cross_fitted()
+    fit = select_all(table, folds).cross_fitted()
+    choices, fixed, worth = fit.choose(), fit.fixed, fit.worth
     assert len(set(choices.tolist())) > 1
     for fold in range(3):
         mine = folds == fold
-        poisoned_choices, poisoned_fixed, poisoned_worth = select_all(flipped(table, mine), folds).cross_fitted()
-        np.testing.assert_array_equal(poisoned_choices[mine], choices[mine])
-        np.testing.assert_array_equal(poisoned_fixed[mine], fixed[mine])
-        assert (poisoned_worth.values[mine] != worth.values[mine]).any(), "the poison shows where it is measured"
+        poisoned = select_all(flipped(table, mine), folds).cross_fitted()
+        np.testing.assert_array_equal(poisoned.choose()[mine], choices[mine])
+        np.testing.assert_array_equal(poisoned.prediction.quality[mine], fit.prediction.quality[mine])
+        np.testing.assert_array_equal(poisoned.fixed[mine], fixed[mine])
+        assert (poisoned.worth.values[mine] != worth.values[mine]).any(), "the poison shows where it is measured"
 
 
 def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one configuration there is nothing to select: each fold is routed by the other folds."""
     monkeypatch.setattr(select, "grid", lambda table: CONFIGS[4:5])
     table, folds = table_of("scores"), deal_folds(np.arange(N_ROWS), 4, seed=0)
-    choices, fixed, worth = select_all(table, folds).cross_fitted()
+    fit = select_all(table, folds).cross_fitted()
+    choices, fixed, worth = fit.choose(), fit.fixed, fit.worth
     for fold in range(4):
         trial = try_all(table, PLACES, folds != fold, np.flatnonzero(folds == fold), CONFIGS[4:5])
         np.testing.assert_array_equal(choices[folds == fold], trial.choices[0])

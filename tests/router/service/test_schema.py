@@ -16,7 +16,7 @@ from router.service.schema import (
     RouteRequest,
     error_details,
 )
-from router.types import Policy
+from router.types import STRATEGIES, Policy
 
 
 def details(content: Any) -> list[tuple[str, str]]:
@@ -53,7 +53,23 @@ def test_a_policy_arrives_whole() -> None:
         }
     )
     assert asked.policy is not None
-    assert asked.policy.to_policy() == Policy(("a", "b"), ("b",), 1.0, 0.5, True, "c")
+    assert asked.policy.to_policy() == Policy(
+        candidates=("a", "b"),
+        exclude=("b",),
+        max_cost_usd=1.0,
+        willingness_to_pay_usd=0.5,
+        route_anyway=True,
+        fallback="c",
+    )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_arrives_and_excludes_an_amount(strategy: str) -> None:
+    asked = RouteRequest.model_validate({"prompt": "x", "policy": {"strategy": strategy}})
+    assert asked.policy is not None
+    assert asked.policy.to_policy() == Policy(strategy=strategy)
+    with pytest.raises(ValidationError):
+        RouteRequest.model_validate({"prompt": "x", "policy": {"strategy": strategy, "willingness_to_pay_usd": 1.0}})
 
 
 def test_an_empty_policy_is_the_default_policy() -> None:
