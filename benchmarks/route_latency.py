@@ -23,6 +23,7 @@ from record import data_folder, write
 from router import Policy, Router
 from training import load, train
 
+TURN = 100
 DO_NOTHING = """
 import socket, uvicorn
 from fastapi import FastAPI, Request, Response
@@ -108,14 +109,15 @@ class Connection:
 
 
 def measure(calls: dict[str, Callable[[int], object]], n: int) -> dict[str, Any]:
-    """Time every call on every prompt, interleaved, after a warm-up of 100 each."""
+    """Time every call on every prompt: in turns of 100 prompts, so that all see the same weather; one warm-up turn."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(-min(100, n), n):
+    for turn in range(-TURN, n, TURN):
         for name, call in calls.items():
-            start = time.perf_counter_ns()
-            call(index % n)
-            if index >= 0:
-                times[name].append((time.perf_counter_ns() - start) / 1e6)
+            for index in range(turn, min(turn + TURN, n)):
+                start = time.perf_counter_ns()
+                call(index % n)
+                if index >= 0:
+                    times[name].append((time.perf_counter_ns() - start) / 1e6)
     return {name: summary(one) for name, one in times.items()}
 
 
