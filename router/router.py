@@ -197,10 +197,10 @@ def _summary(model: str, choice: Choice, estimates: tuple[Estimate, ...], intent
     text = f"{model}: {REASONS[choice.reason]}"
     if choice.reason == "best" and len(estimates) > 1:
         first, second = estimates[0], estimates[1]
-        text += (
-            f" ({first.quality:.2f} against {second.quality:.2f} for {second.model},"
-            f" {first.support:.0f} comparisons nearby)"
-        )
+        text += f" ({first.quality:.2f} against {second.quality:.2f} for {second.model}"
+        if first.quality < second.quality and first.cost_usd is not None and second.cost_usd:
+            text += f", at {100 * first.cost_usd / second.cost_usd:.0f} % of its cost"
+        text += f"; {first.support:.0f} comparisons nearby)"
     if intent is not None and intent.confidence >= 0.5:
         text += f"; nearby rows are mostly about {intent.label}"
     return f"{text}."
