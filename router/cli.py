@@ -1,6 +1,7 @@
 """The command line. Offline commands import the training half only when they run."""
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -152,6 +153,14 @@ def _add_eval(commands: Commands) -> None:
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
     )
+    evaluate.add_argument(
+        "--report", metavar="DIR", help="write index.html, its plots and report.json there; see docs/report.md"
+    )
+    evaluate.add_argument(
+        "--show-prompts",
+        action="store_true",
+        help="with --report: examples show 200 characters of their prompts, even if the artifact stores none",
+    )
     _add_json(evaluate)
 
 
@@ -259,10 +268,16 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    _training()
+    from training.evaluate import judge_log
+    from training.report_page import check_directory, write_report
+
+    if args.report is not None:
+        check_directory(args.report)
     artifact = Router.load(args.artifact).artifact
-    training = _training()
     log = _load_log(args)
-    report = training.evaluate(artifact, log, margin=args.margin / 100)
+    judged = judge_log(artifact, log)
+    report = judged.report(margin=args.margin / 100)
     _say_refused(log)
     seen = report.details["n_trained_on"]
     if seen:
@@ -277,6 +292,9 @@ def _eval(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     print(report.render())
+    if args.report is not None:
+        page = write_report(args.report, artifact, judged, report, show_prompts=args.show_prompts)
+        print(f"wrote {page}")
     if args.json:
         _print_json(report.to_json())
     return 0
@@ -349,6 +367,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _distill(args: argparse.Namespace) -> int:
+    if importlib.util.find_spec("torch") is None:  # before training asks for its own, smaller extra
+        raise ConfigError("torch is missing; install the encoders extra: pip install 'whichmodel[encoders]'")
     from training.distill import default_base, distill, require_encoders_extra
 
     require_encoders_extra()

@@ -1,6 +1,7 @@
 """What routing is worth on rows that were not trained on: cross-fitted inside ``train``, or a separate log."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +9,9 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact
 from router.errors import DataError
 from router.estimate import Evidence
-from router.profiles import expected_costs_usd
 from router.prompt import prompt_hash
 from router.router import Router
-from router.types import JsonObject, Policy
+from router.types import Gain, JsonObject, Policy
 from training.baselines import baselines, oracle_quality
 from training.comparisons import Comparison, PreferenceLog
 from training.evidence import Table, tabulate
@@ -66,6 +66,64 @@ def score_choices(
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A log as an artifact routes it: what was expected, what was chosen, and what every choice was worth.
+
+    choices, fixed: int64 (n_rows,), columns of the table's models: the router's own choices, whatever the artifact's
+    verdict, and the best fixed model of the training rows. quality, support: float64 (n_rows, n_models), estimated.
+    costs_usd: float64, same shape, as logged or else as expected, or None where not every one is known.
+    expected_costs_usd: what the router reckons with, NaN where unknown. intents: int64 (n_rows,), numbers of the
+    artifact's intents as read from the neighbours, -1 without. nearest: float64 (n_rows,), cosine to the nearest
+    training row. trained_on: bool (n_rows,), the same text was a training row. groups: int64 (n_rows,), rows of one
+    group are not independent.
+    """
+
+    table: Table
+    worth: ValueMatrix
+    choices: NDArray[np.int64]
+    fixed: NDArray[np.int64]
+    best_fixed: str
+    quality: NDArray[np.float64]
+    support: NDArray[np.float64]
+    costs_usd: NDArray[np.float64] | None
+    expected_costs_usd: NDArray[np.float64]
+    intents: NDArray[np.int64]
+    nearest: NDArray[np.float64]
+    trained_on: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+    artifact_id: str
+    artifact_intents: tuple[str, ...]
+    unknown_models: tuple[str, ...]
+
+    def gain_where(self, rows: NDArray[np.bool_]) -> Gain:
+        """Return the gain over the best fixed model on the rows marked in ``rows``, bool (n_rows,)."""
+        difference = self.worth.of(self.choices) - self.worth.of(self.fixed)
+        return gain_of(*paired_gain(difference[rows], self.worth.weight[rows], self.groups[rows]))
+
+    def report(self, *, margin: float = DEFAULT_MARGIN) -> Report:
+        """Return the numbers and the verdict."""
+        details: JsonObject = {
+            "artifact_id": self.artifact_id,
+            "n_trained_on": int(self.trained_on.sum()),
+            "unknown_models": list(self.unknown_models),
+        }
+        if 0 < self.trained_on.sum() < len(self.table):
+            details["gain_on_unseen"] = asdict(self.gain_where(~self.trained_on))
+        return score_choices(
+            self.table,
+            self.worth,
+            self.choices,
+            self.fixed,
+            self.best_fixed,
+            self.groups,
+            self.costs_usd,
+            protocol=f"log evaluated with artifact {self.artifact_id or '(unwritten)'}",
+            details=details,
+            margin=margin,
+        )
+
+
 def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DEFAULT_MARGIN) -> Report:
     """Route every prompt of a separate log and compare with the best fixed model of the training rows.
 
@@ -75,46 +133,56 @@ def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DE
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
     """
+    return judge_log(artifact, log).report(margin=margin)
+
+
+def judge_log(artifact: RouterArtifact, log: PreferenceLog) -> Judged:
+    """Route every prompt of a separate log and keep what ``evaluate`` and the report page are made of.
+
+    Raises:
+        DataError: the log holds fewer than two of the artifact's models.
+    """
     known = set(artifact.models) & set(log.models)
     if len(known) < 2:
         raise DataError(f"the log shares {len(known)} models with the artifact; at least 2 are needed")
     telling = PreferenceLog(comparisons=[one for one in log.comparisons if _tells_of(one, known)])
     table = tabulate(telling, template=artifact.template, models=tuple(m for m in artifact.models if m in known))
-    router = Router(artifact)
     column = {model: index for index, model in enumerate(table.models)}
-    policy = Policy(candidates=table.models, route_anyway=True)
-    chosen = [router.route(text, policy).model for text in table.originals]
-    choices = np.array([column[model] for model in chosen], dtype=np.int64)
-    subset = [artifact.models.index(model) for model in table.models]
+    intent_number = {intent: index for index, intent in enumerate(artifact.intents)}
+    shape = (len(table), len(table.models))
+    quality, support, expected = np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
+    choices, intents = np.zeros(len(table), dtype=np.int64), np.full(len(table), -1)
+    nearest = np.zeros(len(table))
+    router, policy = Router(artifact), Policy(candidates=table.models, route_anyway=True)
+    for row, text in enumerate(table.originals):
+        decision = router.route(text, policy)
+        choices[row] = column[decision.model]
+        nearest[row] = decision.neighbors[0].similarity
+        if decision.intent is not None:
+            intents[row] = intent_number[decision.intent.label]
+        for one in decision.estimates:
+            at = row, column[one.model]
+            quality[at], support[at] = one.quality, one.support
+            expected[at] = np.nan if one.cost_usd is None else one.cost_usd
     best_fixed = _best_known_fixed(artifact, table.models)
-    fixed = np.full(len(table), column[best_fixed])
-    evidence = _prior_of(artifact, subset)
-    worth = value_matrix(table, evidence, np.arange(len(table)))
-    seen = _trained_on(artifact, table.texts)
-    details: JsonObject = {
-        "artifact_id": artifact.id,
-        "n_trained_on": int(seen.sum()),
-        "unknown_models": sorted(set(log.models) - known),
-    }
-    costs = costs_of(
-        table, np.stack([expected_costs_usd(artifact.profiles, table.models, text) for text in table.originals])
-    )
-    groups = np.arange(len(table))
-    if 0 < seen.sum() < len(table):
-        mean, error = paired_gain((worth.of(choices) - worth.of(fixed))[~seen], worth.weight[~seen], groups[~seen])
-        unseen = gain_of(mean, error)
-        details["gain_on_unseen"] = {"mean": unseen.mean, "low": unseen.low, "high": unseen.high}
-    return score_choices(
-        table,
-        worth,
-        choices,
-        fixed,
-        best_fixed,
-        groups,
-        costs,
-        protocol=f"log evaluated with artifact {artifact.id or '(unwritten)'}",
-        details=details,
-        margin=margin,
+    evidence = _prior_of(artifact, [artifact.models.index(model) for model in table.models])
+    return Judged(
+        table=table,
+        worth=value_matrix(table, evidence, np.arange(len(table))),
+        choices=choices,
+        fixed=np.full(len(table), column[best_fixed]),
+        best_fixed=best_fixed,
+        quality=quality,
+        support=support,
+        costs_usd=costs_of(table, expected),
+        expected_costs_usd=expected,
+        intents=intents,
+        nearest=nearest,
+        trained_on=_trained_on(artifact, table.texts),
+        groups=np.arange(len(table)),
+        artifact_id=artifact.id,
+        artifact_intents=artifact.intents,
+        unknown_models=tuple(sorted(set(log.models) - known)),
     )
 
 

@@ -90,7 +90,12 @@ def aiq(points: NDArray[np.float64], low: float, high: float) -> float:
         return 0.0
     inside = hull[(hull[:, 0] > start) & (hull[:, 0] < high), 0]
     costs = np.concatenate([[start], inside, [high]])
-    return float(np.trapezoid(hull_quality(hull, costs), costs) / (high - low))
+    return _area(hull_quality(hull, costs), costs) / (high - low)
+
+
+def _area(heights: NDArray[np.float64], at: NDArray[np.float64]) -> float:
+    """Return the area under a line through points, by trapezoids."""
+    return float((np.diff(at) * (heights[1:] + heights[:-1]) / 2).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class StrongShareCurve:
         trapezoids, divided by the same of the strong model.
         """
         shares = np.array(self.shares)
-        above = np.trapezoid(np.array(self.qualities) - self.weak, shares)
+        above = _area(np.array(self.qualities) - self.weak, shares)
         return float(above / ((self.strong - self.weak) * (shares[-1] - shares[0])))
 
     def cpt(self, recovered: float) -> float:

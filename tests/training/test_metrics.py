@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.integrate
 
 from training.metrics import (
     MIN_BIN_ROWS,
@@ -78,7 +79,7 @@ def test_apgr_and_cpt_as_published(n_rows: int) -> None:
     curve, wanted = strong_share_curve(score, weak, strong), routellm_points(score, weak, strong)
     np.testing.assert_allclose(curve.shares, wanted.percent / 100, atol=1e-12)
     np.testing.assert_allclose(curve.qualities, wanted.accuracy, atol=1e-12)
-    area = np.trapezoid(wanted.accuracy, wanted.percent / 100)
+    area = scipy.integrate.trapezoid(wanted.accuracy, wanted.percent / 100)
     assert curve.apgr() == pytest.approx((area - weak.mean()) / (strong.mean() - weak.mean()))
     for recovered in (0.5, 0.8):
         target = weak.mean() + recovered * (strong.mean() - weak.mean())

@@ -1,0 +1,439 @@
+"""The report page: one HTML file without scripts or outside resources, its plots beside it, and report.json.
+
+Numbers come from findings.py, plots from plots.py. Prompts stand on the page only where they are asked for.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import TypeVar
+
+from router import __version__
+from router.artifact import RouterArtifact
+from router.errors import ConfigError
+from router.types import JsonObject
+from training.evaluate import Judged
+from training.findings import (
+    MIN_INTERVAL_ROWS,
+    SEED,
+    CostQuality,
+    Example,
+    Findings,
+    IntentLine,
+    Line,
+    Tally,
+    TwoModels,
+    findings,
+)
+from training.metrics import N_DRAWS, Measured
+from training.plots import draw_plots, require_matplotlib
+from training.report import Report
+
+PAGE, NUMBERS = "index.html", "report.json"
+PLOTS = ("cost-quality.png", "two-models.png", "intents.png", "reliability.png", "shares.png")
+MAX_PROMPT_CHARS = 200
+NOTHING = "–"
+Row = TypeVar("Row")
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: .3rem }
+h2 { font-size: 1.2rem; margin-top: 2.4rem; border-top: 1px solid #d5dae1; padding-top: 1rem }
+.verdict { font-size: 1.15rem; padding: .8rem 1rem; border-left: 6px solid #6b7280; background: #f3f5f8 }
+.verdict.route { border-color: #2e7d32 } .verdict.do-not-route { border-color: #b3261e }
+.verdict.not-enough-data { border-color: #d9700a }
+.note { color: #4b5563; font-size: .92rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem .3rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #e7eaee }
+th { font-weight: 600 } td { white-space: nowrap }
+th.text, td.text { text-align: left } td.prompt { white-space: normal; min-width: 20rem; overflow-wrap: anywhere }
+tr.own td { font-weight: 600 } small { color: #4b5563; font-weight: 400; display: block }
+code { overflow-wrap: anywhere }
+img { max-width: 100%; height: auto; display: block; margin: .6rem 0 }
+"""
+
+
+def check_directory(directory: str | Path) -> None:
+    """Raise ConfigError, before the work whose result goes there, where ``write_report`` could not write."""
+    require_matplotlib()
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise ConfigError(f"{directory}: is a file; expected a directory to write the report to")
+
+
+def write_report(
+    directory: str | Path, artifact: RouterArtifact, judged: Judged, report: Report, *, show_prompts: bool = False
+) -> Path:
+    """Write index.html, report.json and the plots, and return the page's path; an older report there is replaced.
+
+    show_prompts: examples show the first 200 characters of their prompts. Without it they show as much as the
+    artifact itself stores of any prompt, which is nothing by default, and row numbers and hashes.
+
+    Raises:
+        ConfigError: a file cannot be written, or matplotlib is missing.
+    """
+    check_directory(directory)
+    target = Path(directory)
+    found = findings(judged)
+    plots = draw_plots(found, judged.best_fixed)
+    page = render_page(artifact, judged, report, found, plots, show_prompts=show_prompts)
+    numbers = json.dumps(to_json(report, found), indent=1, allow_nan=False) + "\n"
+    contents = {**plots, NUMBERS: numbers.encode(), PAGE: page.encode("utf-8", "replace")}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for stale in set(PLOTS) - set(plots):
+            (target / stale).unlink(missing_ok=True)
+        for name, raw in contents.items():
+            (target / name).write_bytes(raw)
+    except OSError as exc:
+        raise ConfigError(f"{target}: the report cannot be written: {exc.strerror or exc}") from exc
+    return target / PAGE
+
+
+def to_json(report: Report, found: Findings) -> JsonObject:
+    """Return the content of report.json: what ``eval --json`` prints and what the page adds, without prompts."""
+    return {"report": report.to_json(), "findings": asdict(found), "n_draws": N_DRAWS, "seed": SEED}
+
+
+def render_page(
+    artifact: RouterArtifact,
+    judged: Judged,
+    report: Report,
+    found: Findings,
+    plots: Mapping[str, bytes],
+    *,
+    show_prompts: bool,
+) -> str:
+    """Return the page as HTML."""
+    stored = max((len(one) for one in artifact.prompts or ()), default=0)
+    n_chars = MAX_PROMPT_CHARS if show_prompts else min(MAX_PROMPT_CHARS, stored)
+    sections = [
+        ("Against fixed models", _outcome(report, found)),
+        ("Cost and quality", _cost_quality(found.cost_quality, plots)),
+        ("Two models", _two_models(found.two_models, plots)),
+        ("Quality per intent", _intents(found, plots)),
+        ("Are the predictions right?", _reliability(report, found, plots)),
+        ("What is chosen", _image(plots, "shares.png", "share of prompts per model")),
+        ("Where the router leaves the fixed model", _deviations(judged, report, found, n_chars)),
+        ("Leaks", _leaks(found)),
+        ("How this was made", _made(artifact, report)),
+    ]
+    body = "\n".join(f"<h2>{escape(title)}</h2>\n{content}" for title, content in sections if content)
+    label = report.verdict.label
+    leaked = ""
+    if found.n_near == report.n_prompts:
+        leaked = (
+            "<p><strong>Every prompt was trained on, or nearly so: this says nothing about new prompts.</strong></p>"
+        )
+    elif found.n_near:
+        leaked = (
+            f"<p><strong>{found.n_near} of {report.n_prompts} prompts were trained on, or nearly so</strong>: without"
+            f" them the gain is {_points(found.parts[-1].gain)} points; see Leaks.</p>"
+        )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>whichmodel report: {escape(label)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>Is routing worth it?</h1>
+<p class="verdict {label.lower().replace(" ", "-")}">{escape(report.verdict.text)}</p>
+{leaked}
+{body}
+</body>
+</html>
+"""
+
+
+def _outcome(report: Report, found: Findings) -> str:
+    columns: list[tuple[str, Callable[[Line], str]]] = [
+        ("", lambda one: one.name),
+        ("model", lambda one: one.model or NOTHING),
+        ("quality", lambda one: _quality(one.quality)),
+        ("gain in points", lambda one: _points(one.gain)),
+    ]
+    if any(one.cost_usd is not None for one in found.lines):
+        columns.append(("USD per 1,000 answers", lambda one: _usd(one.cost_usd)))
+    if any(one.regret is not None for one in found.lines):
+        columns.append(("regret in points", lambda one: _points(one.regret, signed=False)))
+    unit = "the score" if report.kind == "scores" else "the win rate against the logged opponents (doubly robust)"
+    note = (
+        f"{report.n_prompts} prompts, {len(report.models)} models. Quality is {unit}; a point is 0.01 of it. In"
+        " brackets 95 % intervals; a gain is paired, prompt by prompt, with the best fixed model of the training rows."
+        " The best in hindsight was picked on these very prompts."
+    )
+    if any(one.regret is not None for one in found.lines):
+        note += " The oracle knows every score beforehand and takes the cheapest of the best; nobody can do better."
+    if report.kind == "battles":
+        note += " The estimate corrects a model of the outcome by the logged outcomes and may pass 0 or 1 on few rows."
+    if report.effective_comparisons is not None:
+        note += f" {report.effective_comparisons:.0f} effective comparisons carry the router's value."
+    return _note(note) + _table(columns, found.lines, n_text=2, own=lambda one: one.name == "router")
+
+
+def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
+    if plane is None:
+        return ""
+    low, high = (1000 * one for one in plane.range_usd)
+    rows = [
+        ("router", plane.aiq),
+        ("zero router: best mixture of fixed models", plane.zero_router_aiq),
+        ("difference", plane.aiq_gain),
+    ]
+    note = (
+        "Every point of the curve is one willingness to pay, chosen anew from the stored estimates, without the guard"
+        " that /route puts before leaving the fixed model; the star is the router as it is, at its own setting. AIQ is"
+        " the mean height of the non-decreasing hull between the mean costs of the cheapest and the dearest single"
+        f" model, here {low:.4g} to {high:.4g} USD per 1,000 answers."
+    )
+    settings = _table(
+        [
+            ("willingness to pay, USD per unit of quality", lambda one: f"{one.willingness_to_pay_usd:.3g}"),
+            ("USD per 1,000 answers", lambda one: f"{1000 * one.cost_usd:.4g}"),
+            ("quality", lambda one: f"{one.quality:.4f}"),
+        ],
+        plane.settings,
+        n_text=0,
+    )
+    table = _table([("AIQ", lambda one: one[0]), ("", lambda one: _quality(one[1]))], rows, n_text=1)
+    return (
+        _image(plots, "cost-quality.png", "quality against cost of router and fixed models")
+        + _note(note)
+        + table
+        + f"<details><summary>All settings of the curve</summary>{settings}</details>"
+    )
+
+
+def _two_models(pair: TwoModels | None, plots: Mapping[str, bytes]) -> str:
+    if pair is None:
+        return ""
+    rows = [
+        ("APGR (a coin: 0.5)", _quality(pair.apgr)),
+        (f"CPT(50 %): % of calls to {pair.strong}", _percent(pair.cpt50)),
+        (f"CPT(80 %): % of calls to {pair.strong}", _percent(pair.cpt80)),
+    ]
+    note = (
+        "As RouteLLM counts: the prompts with the largest estimated lead of the stronger model go to it first, at the"
+        " deciles of that lead. APGR is the average part of the gap between the two models that is recovered, CPT the"
+        " share of calls to the stronger one that recovers so much."
+    )
+    table = _table([("", lambda one: one[0]), ("", lambda one: one[1])], rows, n_text=1)
+    return _image(plots, "two-models.png", "quality against share of strong calls") + _note(note) + table
+
+
+def _intents(found: Findings, plots: Mapping[str, bytes]) -> str:
+    if not found.intents:
+        return ""
+    columns: list[tuple[str, Callable[[IntentLine], str]]] = [
+        ("intent", lambda one: one.intent),
+        ("most chosen", lambda one: one.most_chosen),
+        ("prompts", lambda one: str(one.n)),
+        ("support", lambda one: f"{one.support:.0f}"),
+        ("router", lambda one: _quality(one.router)),
+        ("best fixed", lambda one: _quality(one.fixed)),
+        ("gain in points", lambda one: _points(one.gain)),
+    ]
+    source = "as labelled in this log" if found.intents_from == "log" else "as read from the neighbours; no label here"
+    note = (
+        f"Intents {source}. Support is the mean number of logged comparisons near a prompt that speak of the chosen"
+        f" model. No interval below {MIN_INTERVAL_ROWS} prompts; the intervals are not corrected for looking at many"
+        " intents."
+    )
+    image = _image(plots, "intents.png", "quality per intent of router and best fixed model")
+    return image + _note(note) + _table(columns, found.intents, n_text=2)
+
+
+def _reliability(report: Report, found: Findings, plots: Mapping[str, bytes]) -> str:
+    if not found.reliability:
+        return ""
+    what = (
+        "Predicted quality against the score."
+        if report.kind == "scores"
+        else "Predicted P(a beats b) against the logged battles, a tie counting one half."
+    )
+    note = (
+        f"{what} Each point is a bin of about equally many predictions with the 95 % interval of its outcome. The error"
+        " is the root mean square distance from the diagonal, debiased (Kumar, Liang & Ma 2019), so that noise alone"
+        " gives 0; ECE is the usual mean distance, which noise alone makes larger."
+    )
+    table = _table(
+        [
+            ("", lambda item: item[0]),
+            ("predictions", lambda item: str(item[1].n)),
+            ("bins", lambda item: str(len(item[1].bins))),
+            ("calibration error, debiased", lambda item: _quality(item[1].error)),
+            ("ECE", lambda item: f"{item[1].ece:.4f}"),
+        ],
+        list(found.reliability.items()),
+        n_text=1,
+    )
+    return _image(plots, "reliability.png", "outcome against prediction") + _note(note) + table
+
+
+def _deviations(judged: Judged, report: Report, found: Findings, n_chars: int) -> str:
+    every = found.deviations[0]
+    share = 100 * every.n / max(report.n_prompts, 1)
+    if not every.n:
+        return f"<p>Nowhere: every prompt went to {escape(judged.best_fixed)}.</p>"
+    columns: list[tuple[str, Callable[[Tally], str]]] = [
+        ("went to", lambda one: one.model or "any other model"),
+        ("prompts", lambda one: str(one.n)),
+        ("won", lambda one: str(one.wins)),
+        ("tied", lambda one: str(one.ties)),
+        ("lost", lambda one: str(one.losses)),
+        ("mean gain in points", lambda one: NOTHING if one.gain is None else _points(one.gain)),
+    ]
+    how = "prompts with both scores" if report.kind == "scores" else "prompts where just these two fought"
+    note = (
+        f"The router left {judged.best_fixed} on {every.n} of {report.n_prompts} prompts ({share:.0f} %). Won, tied and"
+        f" lost count {how}; the mean gain is over all {every.n}. A predicted lead is one of quality: where it is"
+        " negative, the choice was for lower cost."
+    )
+    parts = [_note(note), _table(columns, found.deviations, n_text=1, own=lambda one: one.model is None)]
+    for title, examples in (("Largest gains", found.best), ("Largest losses", found.worst)):
+        if examples:
+            parts.append(f"<h3>{title}</h3>{_examples(judged, examples, n_chars)}")
+    if not n_chars and (found.best or found.worst):
+        parts.append(_note("Prompts are left out: the artifact stores none. --show-prompts puts them here."))
+    return "".join(parts)
+
+
+def _examples(judged: Judged, examples: Sequence[Example], n_chars: int) -> str:
+    columns: list[tuple[str, Callable[[Example], str]]] = [
+        ("row", lambda one: str(one.row)),
+        ("chosen", lambda one: one.chosen),
+        ("gain", lambda one: _signed(one.gain, 2)),
+        ("predicted lead", lambda one: _signed(one.predicted_lead, 2)),
+        ("hash", lambda one: one.prompt_hash),
+    ]
+    if n_chars:
+        columns[-1] = ("prompt", lambda one: _excerpt(judged.table.originals[one.row], n_chars))
+    return _table(columns, examples, n_text=2, prompt_column=len(columns) - 1)
+
+
+def _excerpt(text: str, n_chars: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= n_chars else f"{flat[: n_chars - 1]}…"
+
+
+def _leaks(found: Findings) -> str:
+    note = (
+        f"{found.n_trained_on} prompts are training rows of the artifact, word for word, and {found.n_near} are these"
+        " or have a training row above 0.95 cosine in the artifact's space. On such prompts a router that looks things"
+        " up is not put to the test."
+    )
+    table = _table(
+        [
+            ("", lambda one: one.name),
+            ("prompts", lambda one: str(one.n)),
+            ("router", lambda one: _quality(one.router)),
+            ("best fixed", lambda one: _quality(one.fixed)),
+            ("gain in points", lambda one: _points(one.gain)),
+        ],
+        found.parts,
+        n_text=1,
+    )
+    return _note(note) + table
+
+
+def _made(artifact: RouterArtifact, report: Report) -> str:
+    trained = artifact.report.get("verdict", {})
+    facts = [
+        ("whichmodel", __version__),
+        ("artifact", f"{artifact.id or '(unwritten)'}, {len(artifact.vectors)} rows, {len(artifact.models)} models"),
+        ("verdict in training", str(trained.get("text", "")) if isinstance(trained, dict) else ""),
+        ("the router's setting", _strategy(artifact)),
+        ("encoder", f"{artifact.encoder.settings.name} ({artifact.encoder.settings.tier} tier)"),
+        ("models of the log left out", ", ".join(report.details.get("unknown_models", [])) or "none"),
+        ("intervals", f"{N_DRAWS} resamples of prompts for AIQ, APGR, CPT and calibration (seed {SEED}); else normal"),
+    ]
+    table = _table([("", lambda one: one[0]), ("", lambda one: one[1])], facts, n_text=1, prompt_column=1)
+    return table + _note("What each number means: docs/report.md. The same numbers for programs: report.json.")
+
+
+def _strategy(artifact: RouterArtifact) -> str:
+    usd = artifact.strategies[artifact.default_strategy]
+    amount = "cost does not matter" if usd is None else f"{usd:.3g} USD for one unit of quality"
+    return f"{artifact.default_strategy}: {amount}"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>\n'
+
+
+def _image(plots: Mapping[str, bytes], name: str, alt: str) -> str:
+    data = base64.b64encode(plots[name]).decode("ascii")
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">\n'
+
+
+def _table(
+    columns: Sequence[tuple[str, Callable[[Row], str]]],
+    rows: Iterable[Row],
+    *,
+    n_text: int,
+    own: Callable[[Row], bool] | None = None,
+    prompt_column: int = -1,
+) -> str:
+    """Return a table; the first ``n_text`` columns are text, rows for which ``own`` holds stand out."""
+
+    def kind(index: int) -> str:
+        if index == prompt_column:
+            return ' class="text prompt"'
+        return ' class="text"' if index < n_text else ""
+
+    head = "".join(f"<th{kind(index)}>{escape(title)}</th>" for index, (title, _) in enumerate(columns))
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f"<td{kind(index)}>{_cell(show(row), index < n_text or index == prompt_column)}</td>"
+            for index, (_, show) in enumerate(columns)
+        )
+        stands_out = ' class="own"' if own is not None and own(row) else ""
+        lines.append(f"<tr{stands_out}>{cells}</tr>\n")
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{"".join(lines)}</table></div>\n'
+
+
+def _cell(text: str, is_text: bool) -> str:
+    """Escape; foreign text is kept from changing the direction of its surroundings, intervals are set smaller."""
+    if is_text:
+        return f"<bdi>{escape(text)}</bdi>"
+    value, bracket, interval = text.partition(" (")
+    return f"{escape(value)} <small>({escape(interval)}</small>" if bracket else escape(text)
+
+
+def _interval(measured: Measured, form: Callable[[float], str]) -> str:
+    text = form(measured.value)
+    if measured.low is None or measured.high is None:
+        return text
+    return f"{text} ({form(measured.low)} to {form(measured.high)})"
+
+
+def _quality(measured: Measured) -> str:
+    return _interval(measured, lambda value: f"{value:.3f}")
+
+
+def _points(measured: Measured | None, *, signed: bool = True) -> str:
+    if measured is None:
+        return NOTHING
+    if measured.value == measured.low == measured.high == 0:
+        return "0"  # the best fixed model against itself
+    return _interval(measured, lambda value: _signed(100 * value, 1) if signed else f"{100 * value:.1f}")
+
+
+def _signed(value: float, n_digits: int) -> str:
+    """Return the number with its sign, never a negative zero."""
+    return f"{round(value, n_digits) + 0.0:+.{n_digits}f}"
+
+
+def _percent(measured: Measured) -> str:
+    return _interval(measured, lambda value: f"{100 * value:.1f}")
+
+
+def _usd(measured: Measured | None) -> str:
+    return NOTHING if measured is None else _interval(measured, lambda value: f"{1000 * value:.4g}")
