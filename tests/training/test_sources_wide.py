@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -147,3 +148,18 @@ def test_json_rows_may_be_wide_too(tmp_path: Path) -> None:
     log = load(path, models=["a", "b"])
     assert [row.scores for row in log.comparisons] == [{"a": 1.0, "b": 0.0}, {"b": 1.0}]
     assert log.notes == {intake.NOT_SCORED: 1}
+
+
+def test_row_numbers_that_pandas_wrote_are_no_model(tmp_path):
+    rows = pd.DataFrame(
+        {
+            "query": ["one", "two", "three"],
+            "task_name": "t",
+            "metric": "em",
+            "m-1": [0.0, 1.0, 0.5],
+            "m-2": [1.0, 0.0, 1.0],
+        }
+    )
+    rows.iloc[[0, 2]].to_parquet(tmp_path / "rows.parquet")  # a filtered frame keeps its index as a column
+
+    assert load(tmp_path / "rows.parquet").models == ["m-1", "m-2"]

@@ -33,6 +33,8 @@ NOT_A_MODEL = {
     "oracle_model_to_route_to": "derived from the scores",
     "split": "bookkeeping of the publisher",
     "source": "bookkeeping of the publisher",
+    "__index_level_0__": "row numbers that pandas wrote",
+    "Unnamed: 0": "row numbers that pandas wrote",
 }
 MAX_SHOWN = 12
 _LIKE_A_MODEL = re.compile(r"[0-9/:@-]")
@@ -106,7 +108,9 @@ def model_columns(table: Table, intake: Intake, known: Mapping[str, str], *, lay
     if twins:
         return twins
     profiles = profile(table)
-    others = [name for name in table.columns if name not in known and not _belongs_to(name, table.columns)]
+    others = [
+        name for name in table.columns if name not in {*known, *NOT_A_MODEL} and not _belongs_to(name, table.columns)
+    ]
     candidates = [name for name in others if profiles[name].kind in ("bool", "int", "float")]
     doubtful = [name for name in candidates if not _surely_scores(name, profiles[name])]
     if layout is None or doubtful or not candidates:
