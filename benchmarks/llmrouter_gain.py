@@ -36,7 +36,7 @@ def main() -> None:
         rows = rows[~rows["in_other_split"]]
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "test.parquet"
-            rows.to_parquet(path)
+            rows.to_parquet(path, index=False)
             tested = evaluate(artifact, load(path))
         print(tested.render())
         numbers["test"] = tested.to_json()
