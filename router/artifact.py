@@ -5,6 +5,7 @@ file's SHA-256 and size stand in ``manifest.json``, which is written last; the b
 that are parsed.
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -92,10 +93,10 @@ class RouterArtifact:
         Raises:
             ArtifactError: the target is no artifact and not empty, or cannot be written.
         """
-        target = Path(directory)
+        target = Path(directory).resolve()  # a link is followed, not replaced
         check_target(target)
         beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)  # of a process of the same number that was killed
+        _tidy(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -173,8 +174,13 @@ class RouterArtifact:
 
 
 def check_target(directory: str | Path) -> None:
-    """Raise ArtifactError where ``write`` would have to delete something that is not an artifact."""
-    target = Path(directory)
+    """Raise ArtifactError where ``write`` could not write, or would have to delete what is not an artifact."""
+    target = Path(directory).resolve()
+    if target in (Path.cwd(), target.parent):
+        raise ArtifactError(f"{target}: the working directory cannot be replaced; name a directory below it")
+    home = next(one for one in target.parents if one.exists())
+    if not (home.is_dir() and os.access(home, os.W_OK | os.X_OK)):
+        raise ArtifactError(f"{target}: {home} is not a directory that can be written to")
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise ArtifactError(f"{target}: exists, is not empty and holds no {MANIFEST}; it will not be replaced")
     if target.exists() and not target.is_dir():
@@ -382,6 +388,30 @@ def _write_synced(path: Path, raw: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _tidy(target: Path) -> None:
+    """Undo what killed writers left beside ``target``: put the last whole artifact back, delete the rest."""
+    for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        number, _, kind = rest.name.removeprefix(f".{target.name}.").partition(".")
+        if kind not in ("old", "tmp") or not number.isdecimal() or _is_another_process(int(number)):
+            continue
+        if kind == "old" and not target.exists():
+            rest.rename(target)
+        else:
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _is_another_process(number: int) -> bool:
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _swap(beside: Path, target: Path) -> None:
     """Put ``beside`` in the place of ``target``; what was there before is deleted last."""
     old = beside.with_suffix(".old")
@@ -390,10 +420,9 @@ def _swap(beside: Path, target: Path) -> None:
         target.rename(old)
     try:
         beside.rename(target)
-    except OSError:
-        if old.is_dir():
+    finally:  # an interrupt, too, must not leave the target gone
+        if not target.exists() and old.is_dir():
             old.rename(target)
-        raise
     shutil.rmtree(old, ignore_errors=True)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:

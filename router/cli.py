@@ -5,17 +5,17 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from router import __version__
-from router.artifact import check_target
+from router.artifact import RouterArtifact, check_target
 from router.errors import ConfigError, DataError, RouterError
 from router.profiles import read_profiles
 from router.router import Router
-from router.types import STRATEGIES, Decision, JsonObject, Policy
+from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
 
 EPILOG = """examples:
   whichmodel data inspect battles.jsonl
@@ -124,7 +124,7 @@ def _add_train(commands: Commands) -> None:
         metavar="static|DIR",
         help="the shipped encoder (default) or an encoder directory",
     )
-    train.add_argument("--seed", type=int, default=0, help="seed of folds and clusters (default 0)")
+    train.add_argument("--seed", type=_seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(
         "--store-prompts",
         choices=("none", "preview", "full"),
@@ -191,15 +191,28 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
 
 
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from exc
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text}")
+    return int(text)
+
+
 def _amount(text: str) -> float:
-    value = float(text)
+    value = _float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
     return value
 
 
 def _budget_ms(text: str) -> float:
-    value = float(text)
+    value = _float(text)
     if not 1 <= value <= 10_000:
         raise argparse.ArgumentTypeError(f"expected 1 to 10,000, got {text}")
     return value
@@ -257,9 +270,8 @@ def _train(args: argparse.Namespace) -> int:
         )
     artifact = artifact.write(args.out)
     _say_refused(log)
-    unpriced = sorted(set(artifact.models) - set(profiles or {})) if args.prices else []
-    if unpriced:
-        print(f"whichmodel: no price for {', '.join(unpriced)}: costs are left out of the report", file=sys.stderr)
+    if profiles is not None:
+        _say_unpriced(artifact, profiles)
     print(report.render())
     print(f"wrote {args.out} (artifact {artifact.id}, {len(artifact.vectors)} rows, {len(artifact.models)} models)")
     if args.json:
@@ -276,7 +288,8 @@ def _eval(args: argparse.Namespace) -> int:
         check_directory(args.report)
     artifact = Router.load(args.artifact).artifact
     log = _load_log(args)
-    judged = judge_log(artifact, log)
+    with _Bars() as bars:
+        judged = judge_log(artifact, log, progress=bars.show)
     report = judged.report(margin=args.margin / 100)
     _say_refused(log)
     seen = report.details["n_trained_on"]
@@ -398,6 +411,15 @@ def _load_log(args: argparse.Namespace) -> Any:
     )
 
 
+def _say_unpriced(artifact: RouterArtifact, profiles: Mapping[str, ModelProfile]) -> None:
+    unpriced = [name for name in artifact.models if artifact.profiles[name].cost_usd(1) is None]
+    if unpriced:
+        print(f"whichmodel: no price for {', '.join(unpriced)}: costs are left out of the report", file=sys.stderr)
+    unknown = sorted(set(profiles) - set(artifact.models))
+    if unknown:
+        print(f"whichmodel: priced, but not in the log: {', '.join(unknown)}", file=sys.stderr)
+
+
 def _say_refused(log: Any) -> None:
     if log.refusals:
         n_all = len(log.refusals) + len(log)
@@ -423,7 +445,7 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
 def _read_prompts(path: str) -> Iterator[Any]:
     """Yield the prompt or messages of every line of a JSONL file ('-': stdin)."""
     try:
-        file: TextIO = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115
+        file: TextIO = sys.stdin if path == "-" else open(path, encoding="utf-8-sig")  # noqa: SIM115
         with file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -437,11 +459,12 @@ def _prompt_of(line: str, where: str) -> Any:
         row = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{where}: not JSON ({exc}); expected an object with 'prompt' or 'messages'") from exc
-    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        return row["prompt"]
-    if isinstance(row, dict) and isinstance(row.get("messages"), list):
-        return row["messages"]
-    raise DataError(f"{where}: expected an object with 'prompt' (a string) or 'messages' (a list)")
+    if isinstance(row, dict) and ("prompt" in row) != ("messages" in row):
+        if isinstance(row.get("prompt"), str):
+            return row["prompt"]
+        if isinstance(row.get("messages"), list):
+            return row["messages"]
+    raise DataError(f"{where}: expected an object with either 'prompt' (a string) or 'messages' (a list)")
 
 
 def render_decision(decision: Decision, *, explain: bool) -> str:

@@ -19,7 +19,3 @@ class Deadline:
     def elapsed_ms(self) -> float:
         """Return the milliseconds since the budget began to run."""
         return now_ms() - self.started_ms
-
-    def remaining_ms(self) -> float:
-        """Return the milliseconds left; negative when the deadline has passed."""
-        return self.budget_ms - self.elapsed_ms()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from router.types import Endpoint, JsonObject, ModelProfile
 DEFAULT_OUTPUT_TOKENS = 256.0
 # English text runs at about four characters a token, whichever model's tokenizer the price is for.
 CHARS_PER_TOKEN = 4
+# Beyond it a whole number has no float.
+MAX_WHOLE = 2**1000
+_EXPONENT = re.compile(r"[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,3}")
 
 
 def read_profiles(path: str | Path) -> dict[str, ModelProfile]:
@@ -31,8 +35,8 @@ def read_profiles(path: str | Path) -> dict[str, ModelProfile]:
         raw = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
-    except (ValueError, yaml.YAMLError) as exc:
-        raise ConfigError(f"{path}: neither YAML nor JSON: {str(exc).splitlines()[0]}") from exc
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:
+        raise ConfigError(f"{path}: neither YAML nor JSON: {(str(exc) or 'nested too deep').splitlines()[0]}") from exc
     return profiles_from_json(raw, str(path))
 
 
@@ -105,6 +109,10 @@ def _price(entry: Mapping[str, Any], key: str, other_key: str, where: str) -> fl
 
 
 def _number(value: Any, where: str) -> float:
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)  # YAML reads 1e-3 as a text; it is a number to everybody else
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        value = math.inf
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigError(f"{where}: expected a finite number of at least 0, got {value!r}")
     return float(value)

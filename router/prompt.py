@@ -40,7 +40,7 @@ def fold_messages(messages: Sequence[Mapping[str, Any]]) -> str:
             turns[role].append(text)
     text = TURN_SEPARATOR.join(turns["user"] or turns["system"])
     if not text:
-        raise PromptError("messages hold no text: at least one user message with text is needed")
+        raise PromptError("messages hold no text: a user message with text is needed, or at least a system prompt")
     return text
 
 

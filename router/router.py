@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
-from router.errors import PromptError
+from router.errors import PolicyError, PromptError
 from router.estimate import LocalEstimate, estimate, prior_quality
 from router.index import Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
@@ -90,10 +90,18 @@ class Router:
     def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
         if policy.willingness_to_pay_usd is not None:
             return policy.willingness_to_pay_usd
-        return self.artifact.strategies[policy.strategy or self.artifact.default_strategy]
+        amount = self.artifact.strategies[policy.strategy or self.artifact.default_strategy]
+        unpriced = amount is None and self.artifact.default_strategy == "quality"
+        if unpriced and policy.strategy not in (None, "quality"):
+            raise PolicyError(f"strategy {policy.strategy} needs every model's cost, and the artifact has no prices")
+        return amount
 
     def route_batch(
-        self, prompts: Sequence[str | Messages], policy: Policy | None = None, *, latency_budget_ms: float = 50.0
+        self,
+        prompts: Sequence[str | Messages],
+        policy: Policy | None = None,
+        *,
+        latency_budget_ms: float = DEFAULT_LATENCY_BUDGET_MS,
     ) -> list[Decision]:
         """Route prompts one after the other, in order; each has its own budget."""
         return [self.route(one, policy, latency_budget_ms=latency_budget_ms) for one in prompts]

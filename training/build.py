@@ -13,7 +13,7 @@ from router.errors import DataError
 from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
 from router.types import STRATEGIES, JsonObject, ModelProfile
-from training.comparisons import PreferenceLog
+from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.curve import Curve, trace
 from training.embed import embed_texts, make_places
 from training.evaluate import costs_of, score_choices
@@ -27,7 +27,6 @@ from training.verdict import DEFAULT_MARGIN, gain_of
 
 N_FOLDS = 5
 N_CLUSTERS = 40
-MIN_ROWS = 20
 PREVIEW_CHARS = 80
 # Where costs are known, the verdict is about routing that costs no more than the fixed model.
 DEFAULT_STRATEGY = "balanced"
@@ -66,8 +65,8 @@ def train(
     loaded = encoder if isinstance(encoder, OnnxEncoder) else OnnxEncoder.load(encoder)
     template = find_template([one.prompt for one in log.comparisons])
     table = tabulate(log, template=template)
-    if len(table) < MIN_ROWS:
-        raise DataError(f"too little to learn from: {len(table)} distinct prompts, at least {MIN_ROWS} are needed")
+    if len(table) < MIN_PROMPTS:
+        raise DataError(f"too little to learn from: {len(table)} distinct prompts, at least {MIN_PROMPTS} are needed")
     done = 0
 
     def advance(n: int) -> None:

@@ -6,6 +6,8 @@ Readers of published formats live in sources/; arrays for fitting are made in ev
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Fewer distinct prompts than this are refused by train.
+MIN_PROMPTS = 20
 WINNERS = ("model_a", "model_b", "tie", "both_bad")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.encoder import Encoder
+from router.errors import ConfigError
 from router.features import surface_features
 from router.prompt import prompt_hash
 from router.space import fit_space
@@ -75,10 +76,13 @@ def _read_cache(cache: Path | None, encoder: Encoder) -> dict[str, NDArray[np.fl
 
 
 def _write_cache(cache: Path, encoder: Encoder, vectors: dict[str, NDArray[np.float32]]) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
     beside = cache / f".{os.getpid()}.npz"
-    np.savez(beside, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
-    beside.replace(_cache_file(cache, encoder))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(beside, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+        beside.replace(_cache_file(cache, encoder))
+    except OSError as exc:
+        raise ConfigError(f"{cache}: the cache cannot be written: {exc.strerror}") from exc
 
 
 def make_places(

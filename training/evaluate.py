@@ -1,6 +1,6 @@
 """What routing is worth on rows that were not trained on: cross-fitted inside ``train``, or a separate log."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from router.types import Gain, JsonObject, Policy
 from training.baselines import baselines, oracle_quality
 from training.comparisons import Comparison, PreferenceLog
 from training.evidence import Table, tabulate
+from training.fit import fit_evidence
 from training.report import Outcome, Report
 from training.value import ValueMatrix, paired_gain, value_matrix
 from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, judge
@@ -136,8 +137,12 @@ def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DE
     return judge_log(artifact, log).report(margin=margin)
 
 
-def judge_log(artifact: RouterArtifact, log: PreferenceLog) -> Judged:
+def judge_log(
+    artifact: RouterArtifact, log: PreferenceLog, *, progress: Callable[[str, int, int], object] | None = None
+) -> Judged:
     """Route every prompt of a separate log and keep what ``evaluate`` and the report page are made of.
+
+    progress: called with (stage, prompts done, prompts in all).
 
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
@@ -156,6 +161,8 @@ def judge_log(artifact: RouterArtifact, log: PreferenceLog) -> Judged:
     router, policy = Router(artifact), Policy(candidates=table.models, route_anyway=True)
     for row, text in enumerate(table.originals):
         decision = router.route(text, policy)
+        if progress is not None:
+            progress("routing", row + 1, len(table))
         choices[row] = column[decision.model]
         nearest[row] = decision.neighbors[0].similarity
         if decision.intent is not None:
@@ -165,7 +172,11 @@ def judge_log(artifact: RouterArtifact, log: PreferenceLog) -> Judged:
             quality[at], support[at] = one.quality, one.support
             expected[at] = np.nan if one.cost_usd is None else one.cost_usd
     best_fixed = _best_known_fixed(artifact, table.models)
-    evidence = _prior_of(artifact, [artifact.models.index(model) for model in table.models])
+    # The outcome model of the value must speak the log's unit: logits for battles, 0..1 for scores.
+    if table.kind == artifact.evidence.kind:
+        evidence = _prior_of(artifact, [artifact.models.index(model) for model in table.models])
+    else:
+        evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
     return Judged(
         table=table,
         worth=value_matrix(table, evidence, np.arange(len(table))),

@@ -13,8 +13,9 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
+from router.estimate import Z95
 from router.prompt import find_template
-from training.comparisons import Comparison, PreferenceLog, SourceSummary
+from training.comparisons import MIN_PROMPTS, Comparison, PreferenceLog, SourceSummary
 
 MAX_USER_SHARE = 0.2
 STAR_SHARE = 0.9
@@ -23,7 +24,6 @@ N_SCRIPT_PROMPTS = 5_000
 N_SCRIPT_CHARS = 2_000
 N_SHOWN_REFUSALS = 5
 N_SHOWN = 12
-Z95 = 1.959964
 
 Pair = tuple[str, str]
 
@@ -297,11 +297,15 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
             f"The log is a star: {graph['star_centre']} takes part in {graph['star_share']:.0%} of the comparisons, "
             "so other models are ranked against each other only through it."
         )
-    if battles and not battles["position_a_low"] <= 0.5 <= battles["position_a_high"]:
+    if battles and battles["tie_share"] + battles["both_bad_share"] >= 1.0:
+        said.append("No battle was decided: nothing here tells one model from another.")
+    elif battles and not battles["position_a_low"] <= 0.5 <= battles["position_a_high"]:
         said.append(
             f"Position A wins {battles['position_a_win_rate']:.1%} of the decided battles (95 % interval "
             f"{battles['position_a_low']:.1%} to {battles['position_a_high']:.1%}): sides were not drawn evenly."
         )
+    if report["prompts"]["unique_exact"] < MIN_PROMPTS:
+        said.append(f"Fewer than {MIN_PROMPTS} distinct prompts: train will refuse.")
     if users and users["busiest_share"] > MAX_USER_SHARE:
         said.append(f"One user, {users['busiest']}, gave {users['busiest_share']:.0%} of the rows.")
     if template["prefix_chars"] or template["suffix_chars"]:
@@ -349,7 +353,11 @@ def render(report: Mapping[str, Any]) -> str:
     facts = [
         ("rows", f"{rows['comparisons']:,} ({rows['battles']:,} battles, {rows['scored']:,} scored)"),
         ("refused", f"{rows['refused']:,}"),
-        ("prompts", f"{prompts['unique']:,} ({prompts['near_duplicates']:,} more differ only in case or punctuation)"),
+        (
+            "prompts",
+            f"{prompts['unique']:,} ({prompts['near_duplicates']:,} more differ only in case or punctuation;"
+            " edits of words are found by train)",
+        ),
         ("repeated", f"{prompts['repeated_rows']:,} rows; {prompts['identical_rows']:,} identical in every respect"),
         ("models", f"{len(report['models'])}"),
         ("intents", _counted(report["intents"])),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.verdict import Z95
+from router.estimate import Z95
 
 N_DRAWS = 1000
 N_BINS = 10

@@ -70,11 +70,11 @@ class Report:
             rows.append(("oracle", "", Outcome(self.oracle_quality, None)))
         for name, model, outcome in rows:
             cost = "" if outcome.cost_usd is None else f"  {outcome.cost_usd:.6f} USD"
-            lines.append(f"  {name:<18} {outcome.quality:.4f}{cost}  {model}".rstrip())
+            lines.append(f"  {name:<20} {outcome.quality:.4f}{cost}  {model}".rstrip())
         gain = self.gain
-        lines.append(f"  {'gain':<18} {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}")
+        lines.append(f"  {'gain':<20} {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}")
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
-        lines.append("  chosen             " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
+        lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
         if self.effective_comparisons is not None:
             lines.append(f"  effective comparisons behind the router's value: {self.effective_comparisons:.0f}")
         return "\n".join([*lines, self.verdict.text])

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from router.estimate import Z95
 from router.types import Gain, Verdict
 
-Z95 = 1.959964
 # Power 80 % at a two-sided 5 %: (1.96 + 0.84)^2 standard errors.
-POWER_FACTOR = (1.959964 + 0.841621) ** 2
+POWER_FACTOR = (Z95 + 0.841621) ** 2
 DEFAULT_MARGIN = 0.01
 MIN_SAVING = 0.05
 MIN_EFFECTIVE_COMPARISONS = 200.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.artifact import REQUIRED, RouterArtifact, load_artifact
+from router.artifact import REQUIRED, RouterArtifact, _tidy, load_artifact
 from router.encoder import OnnxEncoder
 from router.errors import ArtifactError, EncoderError, RouterError
 from router.estimate import Evidence
@@ -330,3 +330,40 @@ def test_stale_leftovers_of_a_killed_write_do_not_block_the_next(artifact: Route
         (tmp_path / f".v1.{os.getpid()}.{suffix}" / "encoder").mkdir(parents=True)
     artifact.write(target)
     assert load_artifact(target).models == artifact.models
+
+
+def test_litter_of_a_killed_writer_is_undone(artifact: RouterArtifact, tmp_path: Path) -> None:
+    target = tmp_path / "art"
+    whole = artifact.write(target)
+    dead = 2**22 + 1  # above the largest process number
+    target.rename(tmp_path / f".art.{dead}.old")
+    (tmp_path / f".art.{dead}.tmp").mkdir()
+    _tidy(target)
+    assert load_artifact(target).id == whole.id
+    assert [one.name for one in tmp_path.iterdir()] == ["art"]
+
+
+def test_an_interrupt_while_swapping_keeps_the_artifact(
+    artifact: RouterArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "art"
+    whole = artifact.write(target)
+    rename = Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        artifact.write(target)
+    assert load_artifact(target).id == whole.id
+    assert [one.name for one in tmp_path.iterdir()] == ["art"]
+
+
+def test_a_link_is_followed_not_replaced(artifact: RouterArtifact, tmp_path: Path) -> None:
+    (tmp_path / "live").symlink_to("v1")
+    whole = artifact.write(tmp_path / "live")
+    assert (tmp_path / "live").is_symlink()
+    assert load_artifact(tmp_path / "v1").id == whole.id

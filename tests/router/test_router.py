@@ -14,7 +14,7 @@ from router.deadline import now_ms
 from router.errors import PolicyError, PromptError
 from router.prompt import Template
 from router.router import SHOWN_NEIGHBORS, Router
-from router.types import Decision, Policy
+from router.types import STRATEGIES, Decision, Policy
 
 CODE, FOOD = "Why does my parser lose the last array element?", "Which herbs go with salmon and rice?"
 WIRE = {
@@ -213,3 +213,10 @@ def test_load_names_what_is_missing(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match="no such directory"):
         Router.load(tmp_path / "none")
+
+
+def test_a_strategy_needs_prices(artifact: RouterArtifact) -> None:
+    unpriced = replace(artifact, strategies=dict.fromkeys(STRATEGIES))
+    assert Router(unpriced).route("hello there", Policy(strategy="quality")).model
+    with pytest.raises(PolicyError, match="no prices"):
+        Router(unpriced).route("hello there", Policy(strategy="cheap"))

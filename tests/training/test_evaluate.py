@@ -13,6 +13,7 @@ from router.types import Policy
 from training.baselines import baselines, oracle_quality
 from training.comparisons import Comparison, PreferenceLog
 from training.evaluate import evaluate
+from training.sources import load
 from training.value import ValueMatrix
 
 UNSEEN = ["How should I roast a whole duck?", "My async code deadlocks on a lock", "A weekend in Porto by train"]
@@ -120,3 +121,19 @@ def test_the_router_is_scored_whatever_the_verdict(artifact: RouterArtifact) -> 
     log = scored(UNSEEN, BEST, artifact.models)
     verdict = replace(artifact.verdict, label="DO NOT ROUTE")
     assert evaluate(replace(artifact, verdict=verdict), log).router == evaluate(artifact, log).router
+
+
+def test_a_log_of_the_other_kind_is_valued_in_its_own_unit(trained, tmp_path) -> None:
+    """Logits of a battle artifact are no scores, and scores are no logits."""
+    artifact, _ = trained
+    kinds = {
+        "scores": '"scores": {"%s": 0.2, "%s": 0.9}',
+        "battles": '"model_a": "%s", "model_b": "%s", "winner": "model_b"',
+    }
+    pair = artifact.models[:2]
+    for name, body in kinds.items():
+        rows = "\n".join(f'{{"prompt": "question {i} about a thing", {body % pair}}}' for i in range(30))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+        report = evaluate(artifact, load(tmp_path / f"{name}.jsonl"))
+        better = {"scores": 0.9, "battles": 0.75}[name]  # half of the views are against itself, worth 0.5
+        assert max(one["quality"] for one in report.baselines.values()) == pytest.approx(better, abs=0.02)
