@@ -6,7 +6,7 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs tables clean
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench-route    latency of one decision, in process and over HTTP  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-llmrouter  held-out gain on the llmrouter set               (needs WHICHMODEL_DATA)'
 	@echo 'make bench-logs     verdicts on other published logs             (needs WHICHMODEL_DATA)'
+	@echo 'make bench-quality  side by side with other routers, half an hour     (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -44,6 +45,9 @@ bench-llmrouter: $(VENV)/.installed
 
 bench-logs: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/log_verdicts.py
+
+bench-quality: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/quality.py
 
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
