@@ -16,8 +16,9 @@ class Comparison:
     """What one logged row says about models on one prompt: either a battle or a set of scores.
 
     prompt: the folded text (router.prompt.fold_messages), never empty. A battle has model_a, model_b and winner
-    (one of WINNERS); a scored row has ``scores`` {model: 0..1}. costs_usd and latencies_ms: {model: measured value of
-    that one call}. weight: relative trust in the row, above 0. timestamp: seconds since 1970 (UTC). where: FILE:LINE.
+    (one of WINNERS); a scored row has ``scores`` {model: 0..1}. costs_usd, latencies_ms and output_tokens (length of
+    the answer): {model: measured value of that one call}. weight: relative trust in the row, above 0. timestamp:
+    seconds since 1970 (UTC). where: FILE:LINE.
     """
 
     prompt: str
@@ -27,6 +28,7 @@ class Comparison:
     scores: Mapping[str, float] | None = None
     costs_usd: Mapping[str, float] | None = None
     latencies_ms: Mapping[str, float] | None = None
+    output_tokens: Mapping[str, float] | None = None
     intent: str | None = None
     weight: float = 1.0
     judge: str | None = None

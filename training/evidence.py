@@ -47,8 +47,9 @@ class Table:
 
     texts: what is embedded, one per row. originals: the prompts as logged. kind: 'scores' or 'battles'. scores:
     float64 (n_rows, n_models), NaN where not scored; all NaN for battles. costs_usd: float64, same shape, mean
-    measured cost, NaN where none. row_weight: float64 (n_rows,). intents: int64 (n_rows,), -1 without.
-    timestamps: float64 (n_rows,), NaN without.
+    measured cost, NaN where none. output_tokens: float64, same shape, mean measured length of the answer, NaN where
+    none. row_weight: float64 (n_rows,). intents: int64 (n_rows,), -1 without. timestamps: float64 (n_rows,), NaN
+    without.
     """
 
     texts: tuple[str, ...]
@@ -58,6 +59,7 @@ class Table:
     scores: NDArray[np.float64]
     battles: Battles
     costs_usd: NDArray[np.float64]
+    output_tokens: NDArray[np.float64]
     row_weight: NDArray[np.float64]
     intents: NDArray[np.int64]
     intent_names: tuple[str, ...]
@@ -90,11 +92,12 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         raise DataError(f"too little to learn from: {len(groups)} prompts and {len(names)} models; 1 and 2 are needed")
     intent_names = tuple(sorted({one.intent for one in log.comparisons if one.intent is not None}))
     shape = (len(groups), len(names))
-    scores, costs = _Mean(shape), _Mean(shape)
+    scores, costs, lengths = _Mean(shape), _Mean(shape), _Mean(shape)
     battles: list[Battle] = []
     for row, members in enumerate(groups.values()):
         for one in members:
             costs.add_all(row, one.costs_usd or {}, column, 1.0)
+            lengths.add_all(row, one.output_tokens or {}, column, 1.0)
             if kind == "battles":
                 battles.extend(_battles_of(one, row, column))
             else:
@@ -108,6 +111,7 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         scores=scores.values(),
         battles=_columns(battles),
         costs_usd=costs.values(),
+        output_tokens=lengths.values(),
         row_weight=np.array(weights, dtype=np.float64),
         intents=np.array([_intent_of(members, intent_names) for members in groups.values()], dtype=np.int64),
         intent_names=intent_names,

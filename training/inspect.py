@@ -59,6 +59,7 @@ def inspect_log(log: PreferenceLog) -> dict[str, Any]:
         "measured": {
             "cost_usd_share": _share(sum(row.costs_usd is not None for row in rows), len(rows)),
             "latency_ms_share": _share(sum(row.latencies_ms is not None for row in rows), len(rows)),
+            "output_tokens_share": _share(sum(row.output_tokens is not None for row in rows), len(rows)),
         },
         "scripts": _scripts([row.prompt for row in rows]),
         "template": _template([row.prompt for row in rows]),
@@ -374,8 +375,11 @@ def render(report: Mapping[str, Any]) -> str:
         ("template", _template_fact(report["template"])),
     ]
     if any(report["measured"].values()):
-        cost, latency = report["measured"]["cost_usd_share"], report["measured"]["latency_ms_share"]
-        facts.append(("measured", f"cost on {cost:.1%} of the rows, latency on {latency:.1%}"))
+        measured = report["measured"]
+        cost, latency, length = (measured[f"{one}_share"] for one in ("cost_usd", "latency_ms", "output_tokens"))
+        facts.append(
+            ("measured", f"cost on {cost:.1%} of the rows, latency on {latency:.1%}, answer length on {length:.1%}")
+        )
     if report["time"]:
         facts.append(("time", f"{report['time']['first']} to {report['time']['last']}"))
     lines += _aligned(facts)

@@ -18,7 +18,21 @@ def make_table(costs_usd: np.ndarray, battles: Battles | None = None, intents: n
     ones = np.ones(n_rows)
     codes = np.zeros(n_rows, dtype=np.int64) if intents is None else intents
     models = tuple("abc"[:n_models])
-    return Table(texts, texts, models, "scores", costs_usd, battles or none, costs_usd, ones, codes, ("x", "y"), ones)
+    lengths = np.full(costs_usd.shape, np.nan)
+    return Table(
+        texts,
+        texts,
+        models,
+        "scores",
+        costs_usd,
+        battles or none,
+        costs_usd,
+        lengths,
+        ones,
+        codes,
+        ("x", "y"),
+        ones,
+    )
 
 
 def spread(measure: Apgr | Aiq, raw: np.ndarray) -> tuple[float, float]:

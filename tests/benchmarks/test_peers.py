@@ -38,6 +38,7 @@ def make_table(scores: np.ndarray, intents: np.ndarray | None = None) -> Table:
         scores,
         NO_BATTLES,
         nothing,
+        nothing,
         ones,
         codes,
         names,
@@ -149,13 +150,15 @@ def test_folds_ask_every_row_once_and_keep_groups_together(pool: Pool) -> None:
 
 
 def test_take_and_stack_keep_battles_with_their_rows(pool: Pool) -> None:
-    battles = one_battle_each(pool.table, 0)
+    lengths = np.arange(N_ROWS * N_MODELS, dtype=np.float64).reshape(N_ROWS, N_MODELS)
+    battles = replace(one_battle_each(pool.table, 0), output_tokens=lengths)
     rows = np.array([5, 2, 9])
     some = take(battles, rows)
     assert_array_equal(outcomes(some), outcomes(battles)[rows])
     both = stack([some, take(battles, np.array([7]))])
     assert_array_equal(outcomes(both), outcomes(battles)[[5, 2, 9, 7]])
     assert both.texts[3] == "prompt 7"
+    assert_array_equal(both.output_tokens, lengths[[5, 2, 9, 7]])
 
 
 def test_a_battle_goes_to_the_higher_score(pool: Pool) -> None:

@@ -23,15 +23,17 @@ def test_scores_of_one_prompt_are_averaged_by_weight() -> None:
     table = tabulate(
         log(
             Comparison("p", scores={"a": 1.0, "b": 0.5}, weight=3.0, intent="x", costs_usd={"a": 0.1}, timestamp=9.0),
-            Comparison("q", scores={"b": 0.25}),
+            Comparison("q", scores={"b": 0.25}, output_tokens={"b": 7.0}),
             Comparison("p", scores={"a": 0.0}, weight=1.0, intent="y", costs_usd={"a": 0.3, "b": 0.2}, timestamp=5.0),
-            Comparison("p", scores={"a": 0.75}, weight=2.0, intent="y"),
+            Comparison("p", scores={"a": 0.75}, weight=2.0, intent="y", output_tokens={"a": 10.0}),
+            Comparison("p", scores={"a": 0.75}, weight=2.0, intent="y", output_tokens={"a": 40.0}),
         ),
         template=PLAIN,
     )
     assert (table.texts, table.models, table.kind, table.intent_names) == (("p", "q"), ("a", "b"), "scores", ("x", "y"))
-    np.testing.assert_allclose(table.scores, [[4.5 / 6, 0.5], [np.nan, 0.25]])
+    np.testing.assert_allclose(table.scores, [[6.0 / 8, 0.5], [np.nan, 0.25]])
     np.testing.assert_allclose(table.costs_usd, [[0.2, 0.2], [np.nan, np.nan]])
+    np.testing.assert_allclose(table.output_tokens, [[25.0, np.nan], [np.nan, 7.0]])
     assert table.intents.tolist() == [1, -1] and table.row_weight.tolist() == [2.0, 1.0]
     np.testing.assert_array_equal(table.timestamps, [5.0, np.nan])
     assert len(table) == 2 and len(table.battles) == 0

@@ -23,7 +23,7 @@ FULL = log_of(
     battle("b", "a", "model_a", "sort  it", user="u1", judge="j", intent="code", timestamp=86400.0),
     battle("a", "b", "tie", "Привет", user="u2", intent="chat"),
     battle("b", "a", "both_bad", "你好吗"),
-    Comparison(prompt="Sort it!", scores={"a": 1.0, "b": 0.5}, costs_usd={"a": 0.1}),
+    Comparison(prompt="Sort it!", scores={"a": 1.0, "b": 0.5}, costs_usd={"a": 0.1}, output_tokens={"b": 9.0}),
     refusals=[Refusal(f"f:{line}", "bad") for line in range(7)],
     sources=[
         SourceSummary("f", "canonical", "columns x", 12, 5, (Column("prompt", "prompt", "the prompt"),), "ab"),
@@ -49,7 +49,7 @@ def test_rows_models_intents_and_outcomes() -> None:
     assert (report["intents"], report["judges"]) == ({"code": 2, "chat": 1}, {"j": 2})
     assert report["battles"]["position_a_win_rate"] == 1.0
     assert (report["battles"]["tie_share"], report["battles"]["both_bad_share"]) == (0.25, 0.25)
-    assert report["measured"] == {"cost_usd_share": 0.2, "latency_ms_share": 0.0}
+    assert report["measured"] == {"cost_usd_share": 0.2, "latency_ms_share": 0.0, "output_tokens_share": 0.2}
     assert report["time"] == {"rows": 2, "first": "1970-01-01T00:00:00+00:00", "last": "1970-01-02T00:00:00+00:00"}
 
 
@@ -187,6 +187,7 @@ def test_a_report_is_json_and_renders_without_prompts(log: PreferenceLog) -> Non
 
 def test_rendered_lines_are_aligned_and_short() -> None:
     lines = render(inspect_log(FULL)).splitlines()
+    assert "cost on 20.0% of the rows, latency on 0.0%, answer length on 20.0%" in "\n".join(lines)
     assert lines[0] == "f: canonical, recognised by columns x"
     assert lines[1] == "  5 of 12 rows kept"
     model = next(line for line in lines if line.startswith("model "))

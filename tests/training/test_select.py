@@ -61,6 +61,7 @@ def table_of(kind: str, seed: int = 0) -> Table:
         scores=scores,
         battles=battles,
         costs_usd=np.full((N_ROWS, N_MODELS), np.nan),
+        output_tokens=np.full((N_ROWS, N_MODELS), np.nan),
         row_weight=rng.uniform(0.5, 2, N_ROWS),
         intents=rng.integers(-1, 3, N_ROWS),
         intent_names=("x", "y", "z"),

@@ -41,6 +41,7 @@ def test_a_battle_keeps_all_its_fields(tmp_path: Path) -> None:
         "intent": "code",
         "cost_usd": {"small": 0.001, "large": 0.02, "other": 1.0},
         "latency_ms": {"small": 120},
+        "output_tokens": {"large": 310, "small": 0, "other": 5},
         "weight": 2,
         "judge": "panel",
         "user": 7,
@@ -50,6 +51,7 @@ def test_a_battle_keeps_all_its_fields(tmp_path: Path) -> None:
     assert (row.model_a, row.model_b, row.winner, row.scores) == ("small", "large", "model_a", None)
     assert row.costs_usd == {"small": 0.001, "large": 0.02}, "amounts of models that are not in the row are left out"
     assert row.latencies_ms == {"small": 120.0}
+    assert row.output_tokens == {"small": 0.0, "large": 310.0}
     assert (row.intent, row.weight, row.judge, row.user) == ("code", 2.0, "panel", "7")
     assert row.timestamp == dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC).timestamp()
     assert row.where == f"{tmp_path}/log.jsonl:1"
@@ -109,6 +111,9 @@ def test_a_winner_that_is_a_name_and_the_other_side_is_refused(tmp_path: Path) -
         ({"timestamp": 1e18}, "timestamp is 1e+18"),
         ({"cost_usd": {"small": -1}}, "cost_usd of small is -1, expected 0 or more"),
         ({"cost_usd": 0.5}, "expected an object {model: number}"),
+        ({"output_tokens": {"large": -2}}, "output_tokens of large is -2, expected 0 or more"),
+        ({"output_tokens": {"large": "long"}}, "output_tokens of large is 'long', expected a number"),
+        ({"output_tokens": 12}, "expected an object {model: number}"),
         ({"scores": {"small": 1}}, "both a battle and scores"),
         ({"prompt": None, "messages": [{"role": "user"}]}, "messages hold no text"),
         ({"prompt": None, "messages": "[{"}, "not valid JSON"),
@@ -191,13 +196,19 @@ def test_repeated_prompts_are_kept_as_several_comparisons(tmp_path: Path) -> Non
 
 def test_aliases_average_scores_and_drop_battles_within_one_model(tmp_path: Path) -> None:
     rows = [
-        {"prompt": "x", "scores": {"old": 0.0, "new": 1.0, "rest": 1.0}, "cost_usd": {"old": 1.0, "new": 3.0}},
+        {
+            "prompt": "x",
+            "scores": {"old": 0.0, "new": 1.0, "rest": 1.0},
+            "cost_usd": {"old": 1.0, "new": 3.0},
+            "output_tokens": {"old": 10, "new": 30, "rest": 7},
+        },
         {"prompt": "y", "model_a": "old", "model_b": "new", "winner": "old"},
         {"prompt": "z", "model_a": "old", "model_b": "rest", "winner": "old"},
     ]
     log = load_rows(tmp_path, *rows, aliases={"old": "new"})
     assert log.comparisons[0].scores == {"new": 0.5, "rest": 1.0}
     assert log.comparisons[0].costs_usd == {"new": 2.0}
+    assert log.comparisons[0].output_tokens == {"new": 20.0, "rest": 7.0}
     assert (log.comparisons[1].model_a, log.comparisons[1].winner) == ("new", "model_a")
     assert log.notes == {intake.MERGED: 1, intake.SELF_BATTLES: 1}
 
@@ -205,11 +216,12 @@ def test_aliases_average_scores_and_drop_battles_within_one_model(tmp_path: Path
 def test_dropped_models_leave_battles_and_scores(tmp_path: Path) -> None:
     rows = [
         BATTLE,
-        {"prompt": "x", "scores": {"small": 1, "large": 0, "huge": 1}},
+        {"prompt": "x", "scores": {"small": 1, "large": 0, "huge": 1}, "output_tokens": {"small": 3, "huge": 4}},
         {"prompt": "y", "scores": {"small": 1}},
     ]
     log = load_rows(tmp_path, *rows, drop_models=["small"])
     assert [row.scores for row in log.comparisons] == [{"large": 0.0, "huge": 1.0}]
+    assert [row.output_tokens for row in log.comparisons] == [{"huge": 4.0}]
     assert log.notes == {intake.DROPPED: 2, intake.CUT_OFF: 1 + 1}
 
 

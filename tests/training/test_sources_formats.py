@@ -114,13 +114,22 @@ def test_arena_55k_rows_that_are_refused(tmp_path: Path, change: dict[str, Any],
 
 def test_long_rows_of_one_prompt_make_one_comparison(tmp_path: Path) -> None:
     rows = [
-        {"prompt": "x", "model": "small", "score": 1, "cost_usd": 0.1, "intent": "code", "latency_ms": 9},
+        {
+            "prompt": "x",
+            "model": "small",
+            "score": 1,
+            "cost_usd": 0.1,
+            "output_tokens": 55,
+            "intent": "code",
+            "latency_ms": 9,
+        },
         {"prompt": "y", "model": "small", "score": 0.5},
         {"prompt": "x", "model": "large", "score": 0, "cost_usd": 0.2, "intent": "other"},
         {"prompt": "x", "model": "small", "score": 0.25},
         {"prompt": "x", "model": "large", "score": 1, "judge": "panel"},
         {"prompt": "y", "model": "large", "score": None},
         {"prompt": "y", "model": "large", "score": 7},
+        {"prompt": "y", "model": "large", "score": 1, "output_tokens": -1},
     ]
     log = load(write(tmp_path / "long.jsonl", *rows))
     assert [(row.prompt, row.scores, row.intent, row.judge) for row in log.comparisons] == [
@@ -131,10 +140,15 @@ def test_long_rows_of_one_prompt_make_one_comparison(tmp_path: Path) -> None:
     ]
     assert log.comparisons[0].costs_usd == {"small": 0.1, "large": 0.2}
     assert log.comparisons[0].latencies_ms == {"small": 9.0}
+    assert log.comparisons[0].output_tokens == {"small": 55.0}
+    assert log.comparisons[1].output_tokens is None
     assert log.comparisons[2].where.endswith(":4")
     assert log.notes == {intake.NOT_SCORED: 1}
-    assert [one.message for one in log.refusals] == ["the score of large is 7, expected 0..1"]
-    assert (log.sources[0].n_rows, log.sources[0].n_kept) == (7, 5)
+    assert [one.message for one in log.refusals] == [
+        "the score of large is 7, expected 0..1",
+        "output_tokens of large is -1, expected 0 or more",
+    ]
+    assert (log.sources[0].n_rows, log.sources[0].n_kept) == (8, 5)
 
 
 def test_long_rows_of_dropped_models_do_not_count_as_kept(tmp_path: Path) -> None:
@@ -154,6 +168,7 @@ def test_llmrouter_rows(tmp_path: Path) -> None:
             "performance": performance,
             "response_time": 1.5,
             "token_num": 40,
+            "output_tokens": 31,
         }
         for name, performance in (("small", 0.0), ("large", 1.0))
     ]
@@ -161,6 +176,9 @@ def test_llmrouter_rows(tmp_path: Path) -> None:
     (row,) = log.comparisons
     assert (row.prompt, row.intent, row.scores) == ("How many?", "gsm8k", {"small": 0.0, "large": 1.0})
     assert row.latencies_ms == {"small": 1500.0, "large": 1500.0}
+    assert row.output_tokens == {"small": 31.0, "large": 31.0}
+    roles = {column.name: column.role for column in log.sources[0].columns}
+    assert (roles["output_tokens"], roles["token_num"]) == ("output_tokens", None)
     assert log.sources[0].recognised_by == "columns query, model_name, performance"
 
 

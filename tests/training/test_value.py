@@ -30,6 +30,7 @@ def table_of(rows: int, models: int, battles: Battles, scores: NDArray[np.float6
         scores=empty if scores is None else scores,
         battles=battles,
         costs_usd=empty,
+        output_tokens=empty,
         row_weight=np.ones(rows),
         intents=np.full(rows, -1),
         intent_names=(),

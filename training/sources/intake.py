@@ -56,6 +56,7 @@ class Details:
     intent: str | None = None
     costs_usd: Mapping[str, float] = field(default_factory=dict)
     latencies_ms: Mapping[str, float] = field(default_factory=dict)
+    output_tokens: Mapping[str, float] = field(default_factory=dict)
     weight: float = 1.0
     judge: str | None = None
     user: str | None = None
@@ -202,6 +203,7 @@ class Intake:
     ) -> None:
         costs = self._amounts(details.costs_usd, names)
         latencies = self._amounts(details.latencies_ms, names)
+        lengths = self._amounts(details.output_tokens, names)
         self.log.comparisons.append(
             Comparison(
                 prompt=prompt,
@@ -211,6 +213,7 @@ class Intake:
                 scores=scores,
                 costs_usd=costs,
                 latencies_ms=latencies,
+                output_tokens=lengths,
                 intent=details.intent,
                 weight=details.weight,
                 judge=details.judge,

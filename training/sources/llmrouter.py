@@ -26,6 +26,8 @@ ROLES = {
     "task_name": ("intent", "the benchmark the query is from"),
     "response_time": ("latency_ms", "seconds of that one call, as milliseconds"),
 }
+# Only a row of one model says whose answer was that long.
+LONG_ROLES = ROLES | {"output_tokens": ("output_tokens", "length of the model's answer")}
 IGNORED = {
     "metric": "how performance was computed",
     "in_other_split": "a flag: the prompt also stands in the other split",
@@ -34,9 +36,9 @@ IGNORED = {
     "choices": "options of the question",
     "task_id": "an identifier",
     "response": "the model's text",
-    "token_num": "token count, no price given",
-    "input_tokens": "token count, no price given",
-    "output_tokens": "token count, no price given",
+    "token_num": "token count of prompt and answer together",
+    "input_tokens": "token count of the prompt, which is counted from its text",
+    "output_tokens": "token count of an answer, it is not said whose",
     "api_key_used": "an identifier of a key",
     "embedding_id": "points to vectors of another encoder",
     "user_id": "reserved by the publisher, always empty",
@@ -62,7 +64,7 @@ def read(table: Table, intake: Intake) -> Reading:
     """
     if "model_name" in table.columns:
         n_kept = read_long(table, intake, LONG_NAMES, ms_per_latency_unit=1000.0)
-        return Reading(describe(table, ROLES, IGNORED, "not part of the format"), n_kept)
+        return Reading(describe(table, LONG_ROLES, IGNORED, "not part of the format"), n_kept)
     prompt = "prompt" if "prompt" in table.columns else "query"
     models = model_columns(table, intake, {**IGNORED, prompt: "", "task_name": ""}, layout="llmrouter")
 

@@ -38,6 +38,7 @@ class Group:
     scores: dict[str, float]
     costs_usd: dict[str, float]
     latencies_ms: dict[str, float]
+    output_tokens: dict[str, float]
 
 
 def recognise(columns: Collection[str]) -> str | None:
@@ -75,18 +76,24 @@ def read_long(table: Table, intake: Intake, names: Mapping[str, str], *, ms_per_
         siblings = groups.setdefault((prompt, details.judge, details.user, details.weight), [])
         group = next((one for one in siblings if model not in one.scores), None)
         if group is None:
-            group = Group(where, details, {}, {}, {})
+            group = Group(where, details, {}, {}, {}, {})
             siblings.append(group)
             prompts.append((prompt, group))
         group.scores[model] = score
         group.costs_usd.update(details.costs_usd)
+        group.output_tokens.update(details.output_tokens)
         for name, latency in details.latencies_ms.items():
             group.latencies_ms[name] = latency * ms_per_latency_unit
         return True
 
     n_kept = take(table, intake, wanted, keep)
     for prompt, group in prompts:
-        details = replace(group.details, costs_usd=group.costs_usd, latencies_ms=group.latencies_ms)
+        details = replace(
+            group.details,
+            costs_usd=group.costs_usd,
+            latencies_ms=group.latencies_ms,
+            output_tokens=group.output_tokens,
+        )
         if not intake.scored(group.where, prompt, group.scores, details):
             n_kept -= len(group.scores)
     return n_kept
