@@ -26,6 +26,7 @@ def read_profiles(path: str | Path) -> dict[str, ModelProfile]:
     """Read a YAML or JSON file {model: {usd_per_mtok_in, usd_per_mtok_out [, mean_output_tokens]}}.
 
     LLMRouter's candidate files ({model: {input_price, output_price}}, USD per million tokens) are read as well.
+    In training a mean_output_tokens yields to what the log shows (training/cost.py).
 
     Raises:
         ConfigError: the file cannot be read, is not such a mapping, or a price is not a finite number of at least 0.
@@ -51,10 +52,28 @@ def profiles_from_json(raw: Any, where: str) -> dict[str, ModelProfile]:
     return {str(name): _profile(str(name), entry, where) for name, entry in raw.items()}
 
 
-def expected_costs_usd(profiles: Mapping[str, ModelProfile], models: Sequence[str], text: str) -> NDArray[np.float64]:
-    """Return every model's expected USD for an answer to ``text``: float64 (n_models,), NaN where unknown."""
-    n_tokens = math.ceil(len(text) / CHARS_PER_TOKEN)
-    costs = [profiles[one].cost_usd(n_tokens) if one in profiles else None for one in models]
+def count_tokens(text: str) -> int:
+    """Return how many tokens a prompt is reckoned to have, CHARS_PER_TOKEN each, the last one begun."""
+    return math.ceil(len(text) / CHARS_PER_TOKEN)
+
+
+def expected_costs_usd(
+    profiles: Mapping[str, ModelProfile],
+    models: Sequence[str],
+    text: str,
+    relative_sizes: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return every model's expected USD for an answer to ``text``: float64 (n_models,), NaN where unknown.
+
+    relative_sizes: float64 (n_models,), the size of each model's answer to ``text`` in units of its mean, 0 or more
+    and no NaN; all 1 when left out.
+    """
+    input_tokens = count_tokens(text)
+    sizes = np.ones(len(models)) if relative_sizes is None else relative_sizes
+    costs = [
+        profiles[one].cost_usd(input_tokens, float(size)) if one in profiles else None
+        for one, size in zip(models, sizes, strict=True)
+    ]
     return np.array([math.nan if one is None else one for one in costs])
 
 

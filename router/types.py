@@ -25,7 +25,8 @@ class Endpoint:
 class ModelProfile:
     """What is known of a model besides its quality.
 
-    mean_cost_usd: mean of the costs in the log, used where no endpoint's price is known.
+    mean_output_tokens: mean length of an answer, learned from the log where it shows one. mean_cost_usd: mean of the
+    costs in the log, used where no endpoint's price is known.
     """
 
     name: str
@@ -33,13 +34,17 @@ class ModelProfile:
     endpoints: tuple[Endpoint, ...] = ()
     mean_cost_usd: float | None = None
 
-    def cost_usd(self, input_tokens: int) -> float | None:
-        """Return the expected USD of one answer at the cheapest endpoint, or None where nothing is known."""
+    def cost_usd(self, input_tokens: int, relative_size: float = 1.0) -> float | None:
+        """Return the expected USD of one answer at the cheapest endpoint, or None where nothing is known.
+
+        relative_size: the answer's size in units of the mean one, 0 or more; times the mean length in tokens or,
+        without endpoints, times the mean cost.
+        """
         if not self.endpoints:
-            return self.mean_cost_usd
+            return None if self.mean_cost_usd is None else self.mean_cost_usd * relative_size
+        output_tokens = self.mean_output_tokens * relative_size
         return min(
-            (end.usd_per_mtok_in * input_tokens + end.usd_per_mtok_out * self.mean_output_tokens) / 1e6
-            for end in self.endpoints
+            (end.usd_per_mtok_in * input_tokens + end.usd_per_mtok_out * output_tokens) / 1e6 for end in self.endpoints
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.errors import ConfigError
-from router.profiles import expected_costs_usd, profiles_from_json, profiles_to_json, read_profiles
+from router.profiles import count_tokens, expected_costs_usd, profiles_from_json, profiles_to_json, read_profiles
 from router.types import Endpoint, ModelProfile
 
 
@@ -33,6 +33,29 @@ def test_costs_by_hand() -> None:
     # 9 characters are 3 tokens: 3 * 1 + 10 * 2 = 23 and 3 * 5 + 10 * 1 = 25 USD per million tokens.
     costs = expected_costs_usd(profiles, ("two", "free", "logged", "nothing", "unheard of"), "123456789")
     np.testing.assert_allclose(costs, [23e-6, 0.0, 0.25, np.nan, np.nan])
+
+
+def test_relative_sizes_by_hand() -> None:
+    cheap, dear = Endpoint("a", 1.0, 2.0), Endpoint("b", 5.0, 1.0)
+    profiles = {
+        "two": ModelProfile("two", 10.0, (dear, cheap)),
+        "logged": ModelProfile("logged", mean_cost_usd=0.25),
+        "nothing": ModelProfile("nothing"),
+    }
+    names = ("two", "logged", "nothing", "unheard of")
+    # A longer answer makes the other endpoint the cheapest: 3 * 5 + 20 * 1 = 35 against 3 * 1 + 20 * 2 = 43.
+    longer = expected_costs_usd(profiles, names, "123456789", np.array([2.0, 3.0, 2.0, 2.0]))
+    np.testing.assert_allclose(longer, [35e-6, 0.75, np.nan, np.nan])
+    shorter = expected_costs_usd(profiles, names, "123456789", np.array([0.5, 0.0, 1.0, 1.0]))
+    np.testing.assert_allclose(shorter, [13e-6, 0.0, np.nan, np.nan])
+    usual = expected_costs_usd(profiles, names, "123456789", np.ones(4))
+    np.testing.assert_array_equal(usual, expected_costs_usd(profiles, names, "123456789"))
+    with pytest.raises(ValueError, match="zip"):
+        expected_costs_usd(profiles, names, "123456789", np.ones(3))
+
+
+def test_a_token_that_was_begun_counts() -> None:
+    assert [count_tokens(text) for text in ("", "1", "1234", "12345")] == [0, 1, 1, 2]
 
 
 def test_round_trip() -> None:
