@@ -1,7 +1,7 @@
 """train: a preference log in, an artifact and its held-out report out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
 from router.types import STRATEGIES, JsonObject, ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
+from training.cost import learned_profiles
 from training.curve import Curve, trace
 from training.embed import embed_texts, make_places
 from training.evaluate import costs_of, score_choices
@@ -52,8 +53,9 @@ def train(
     The report is cross-fitted: every row is routed by estimators that were chosen and fitted without it and its
     near-duplicates. The artifact is then fitted on all rows. The same log and seed give the same artifact.
 
-    profiles: prices per model. store_prompts: 'none', 'preview' (80 characters) or 'full' text in the artifact.
-    margin: the quality that counts as nothing in the verdict. cache: directory for vectors of texts already seen.
+    profiles: prices per model; lengths and costs of answers are taken from the log where it shows them.
+    store_prompts: 'none', 'preview' (80 characters) or 'full' text in the artifact. margin: the quality that counts as
+    nothing in the verdict. cache: directory for vectors of texts already seen.
 
     Raises:
         DataError: fewer than 20 prompts or 2 models.
@@ -79,7 +81,7 @@ def train(
     groups = near_duplicate_groups(embedded.vectors)
     folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), seed)
     cluster_folds = deal_folds(cluster_groups(places[0].vectors, N_CLUSTERS, seed), N_FOLDS, seed)
-    priced = _profiles(table, profiles or {})
+    priced = learned_profiles(table, profiles or {})
     expected = np.stack([expected_costs_usd(priced, table.models, text) for text in table.originals])
     priced_all = not np.isnan(expected).any()
     selection = Selection(table, places, folds, cluster_folds, report_progress, expected if priced_all else None)
@@ -165,18 +167,6 @@ def _trade_off(curve: Curve, fit: CrossFit, folds: NDArray[np.int64], groups: ND
         ],
         "strategies": {name: outcome(curve.cross_fitted(name, folds)) for name in STRATEGIES},
     }
-
-
-def _profiles(table: Table, given: Mapping[str, ModelProfile]) -> dict[str, ModelProfile]:
-    """Return a profile per model: the prices given, else the mean cost in the log, else nothing known."""
-    out = {}
-    for column, name in enumerate(table.models):
-        profile = given.get(name, ModelProfile(name))
-        logged = table.costs_usd[:, column]
-        if not profile.endpoints and not np.isnan(logged).all():
-            profile = replace(profile, mean_cost_usd=float(np.nanmean(logged)))
-        out[name] = profile
-    return out
 
 
 def _won(table: Table) -> NDArray[np.bool_]:

@@ -165,6 +165,15 @@ def test_costs_of_the_log_become_profiles(scores_log: PreferenceLog, encoder: On
     assert report.router.cost_usd == pytest.approx(0.015)
 
 
+def test_lengths_of_the_log_go_before_those_of_the_prices(
+    scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object
+) -> None:
+    rows = [replace(one, output_tokens=dict.fromkeys(one.scores or {}, 40.0)) for one in scores_log.comparisons]
+    given = {name: ModelProfile(name, 999.0, (Endpoint("e", 1.0, 5.0),)) for name in scores_log.models}
+    artifact, _ = train(PreferenceLog(comparisons=rows), encoder=encoder, profiles=given)
+    assert artifact.profiles == {name: replace(one, mean_output_tokens=40.0) for name, one in given.items()}
+
+
 def test_a_template_is_cut_reported_and_served(
     scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object
 ) -> None:

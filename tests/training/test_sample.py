@@ -16,6 +16,8 @@ from router.profiles import read_profiles
 from router.prompt import fold_messages
 from training import load, train
 from training.comparisons import PreferenceLog
+from training.cost import learned_profiles
+from training.evidence import tabulate
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 MAX_COSINE = 0.9
@@ -106,6 +108,13 @@ def test_every_model_has_a_price_and_every_call_a_cost(log):
         name: np.mean([one.costs_usd[name] for one in log.comparisons if name in one.costs_usd]) for name in log.models
     }
     assert max(means, key=means.get) == "general-large" and min(means, key=means.get) == "small-fast"
+
+
+def test_lengths_are_found_again_in_the_costs(log):
+    given = read_profiles(SAMPLE / "models.yaml")
+    learned = learned_profiles(tabulate(log), given)
+    for name, one in given.items():
+        assert learned[name].mean_output_tokens == pytest.approx(one.mean_output_tokens, rel=0.1)
 
 
 def test_readme_shows_the_strengths_and_counts(make_sample, log):

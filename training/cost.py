@@ -1,0 +1,85 @@
+"""What the log tells of the cost of answers: the models' learned means, and each answer's size beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.profiles import count_tokens
+from router.types import Endpoint, ModelProfile
+from training.evidence import Table
+
+
+def learned_profiles(table: Table, given: Mapping[str, ModelProfile]) -> dict[str, ModelProfile]:
+    """Return a profile per model of the table: the prices given, with the means that the log shows.
+
+    mean_output_tokens is the mean of ``known_output_tokens``; where the log shows none, it is the given one.
+    mean_cost_usd of a model without endpoints is the mean of its logged costs. What the log shows wins over a mean
+    that was given, a mean_output_tokens that a person wrote into the price file included: it was measured.
+    """
+    tokens = known_output_tokens(table, given)
+    out = {}
+    for column, name in enumerate(table.models):
+        profile = given.get(name, ModelProfile(name))
+        lengths, costs = tokens[:, column], table.costs_usd[:, column]
+        if not np.isnan(lengths).all():
+            profile = replace(profile, mean_output_tokens=float(np.nanmean(lengths)))
+        if not profile.endpoints and not np.isnan(costs).all():
+            profile = replace(profile, mean_cost_usd=float(np.nanmean(costs)))
+        out[name] = profile
+    return out
+
+
+def known_output_tokens(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[np.float64]:
+    """Return the length of each answer in tokens: float64 (n_rows, n_models), NaN where unknown.
+
+    A model's lengths are those in the log or, where the log has none of this model, what its logged costs and its
+    prices say. The two are not mixed within a model: prices of another day would shift one against the other.
+    """
+    input_tokens = np.array([count_tokens(text) for text in table.originals], dtype=np.float64)
+    tokens = table.output_tokens.copy()
+    for column, name in enumerate(table.models):
+        if name in profiles and np.isnan(tokens[:, column]).all():
+            tokens[:, column] = _paid_for(table.costs_usd[:, column], input_tokens, profiles[name].endpoints)
+    return tokens
+
+
+def answer_sizes(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[np.float64]:
+    """Return each known answer's size in units of its model's mean: float64 (n_rows, n_models), NaN where unknown.
+
+    Sizes are ``known_output_tokens`` beside mean_output_tokens or, for a model without endpoints whose lengths are
+    unknown, logged costs beside mean_cost_usd: what ``ModelProfile.cost_usd`` takes as ``relative_size``. A model
+    whose mean is 0 has no sizes.
+
+    profiles: one per model, from ``learned_profiles``; on the table that they were learned from, the mean size of
+    every model is 1.
+    """
+    sizes = known_output_tokens(table, profiles)
+    means = np.array([profiles[name].mean_output_tokens for name in table.models])
+    for column, name in enumerate(table.models):
+        profile = profiles[name]
+        if not profile.endpoints and profile.mean_cost_usd is not None and np.isnan(sizes[:, column]).all():
+            sizes[:, column], means[column] = table.costs_usd[:, column], profile.mean_cost_usd
+    return np.asarray(np.divide(sizes, means, out=np.full_like(sizes, np.nan), where=means > 0))
+
+
+def _paid_for(
+    costs_usd: NDArray[np.float64], input_tokens: NDArray[np.float64], endpoints: Sequence[Endpoint]
+) -> NDArray[np.float64]:
+    """Return how long the answers were that cost this much at the cheapest endpoint, NaN where that cannot be told.
+
+    Costs are the least over the endpoints, and grow with the length at each, so that the length is the greatest of
+    those that the endpoints would have given for the money. At least 0: real token counts differ from ours.
+
+    costs_usd, input_tokens, and the result: float64 (n_rows,).
+    """
+    if not endpoints:
+        return np.full_like(costs_usd, np.nan)
+    usd_in = np.array([one.usd_per_mtok_in for one in endpoints])
+    usd_out = np.array([one.usd_per_mtok_out for one in endpoints])
+    # Where the cheapest endpoint charges nothing for output, any length costs the same: infinite, or NaN for 0 / 0.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        left = costs_usd[:, None] * 1e6 - input_tokens[:, None] * usd_in
+        tokens = (left / usd_out).max(axis=1)
+    return np.where(np.isfinite(tokens), np.clip(tokens, 0.0, None), np.nan)
