@@ -15,7 +15,8 @@ from training.build import N_CLUSTERS, N_FOLDS
 from training.embed import Embedded, make_places
 from training.evidence import Table
 from training.fit import fit_evidence
-from training.select import FEATURE_WEIGHTS, Place, Selection, nearest
+from training.near import nearest
+from training.select import FEATURE_WEIGHTS, Place, Selection
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
 
 # One split may be fitted to several draws of labels; what depends on the prompts alone is kept.
@@ -62,14 +63,18 @@ class Fitted:
         return [estimate(one, self.evidence, self.settings, fixed=fixed) for one in self.hits]
 
 
-def whichmodel(split: Split, table: Table, config: Config) -> Prediction:
+def whichmodel(split: Split, table: Table, _: Config) -> Prediction:
     """Return this project's estimates, its settings chosen by training.select on the training rows alone."""
     prepared = ground(split)
-    selection = Selection(table, prepared.places, prepared.folds, prepared.cluster_folds, _silent)
+    costs = np.tile(table.costs_usd.mean(axis=0), (len(table), 1))  # NaN where the set has none
+    selection = Selection(
+        table, prepared.places, prepared.folds, prepared.cluster_folds, _silent, None if np.isnan(costs).any() else costs
+    )
     chosen = selection.final()
-    place = next(one for one in prepared.places if one.space.feature_weight == chosen.feature_weight)
-    evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=chosen.intent_prior)
-    fitted = Fitted(evidence, chosen.settings(place.far, table.kind), _hits(split, place, chosen.n_neighbors))
+    config = chosen.config
+    place = next(one for one in prepared.places if one.space.feature_weight == config.feature_weight)
+    evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=config.intent_prior)
+    fitted = Fitted(evidence, chosen.settings(place.far, table.kind), _hits(split, place, config.n_neighbors))
     prior = prior_quality(evidence)
     quality = np.stack([one.quality for one in fitted.estimates(int(np.argmax(prior)))])
     logits = np.log(quality) - np.log1p(-quality) if table.kind == "battles" else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from training.evidence import Battles, Table
-from training.select import nearest
+from training.near import nearest
 from training.split import deal_folds
 
 MAX_NEIGHBORS = 300

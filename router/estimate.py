@@ -10,8 +10,10 @@ and the estimate for a prompt is one gather and one weighted sum over its neares
     z = prior + sum_i w_i g_i / (shrinkage + sum_i w_i h_i)
     w_i = exp((sim_i - sim_1) / temperature) * exp(min(0, sim_1 - usual_similarity) / far_temperature)
 
-The second factor of w is absolute: far from every training row the estimate falls back to the prior. How g, h and
-the priors come about is the offline half's business (training/fit.py).
+The second factor of w is absolute: far from every training row the estimate falls back to the prior. What the
+neighbours say is then stretched by two calibrated slopes, one for how hard the prompt is for all models and one for
+what sets the models apart. How g, h, the priors and the slopes come about is the offline half's business
+(training/fit.py, training/calibrate.py).
 """
 
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ KINDS = ("scores", "battles")
 # A battle between equals carries h = 0.25: support is counted in such comparisons, scores in rows.
 SUPPORT_UNIT = {"scores": 1.0, "battles": 0.25}
 Z95 = 1.959964
+# Neighbours of full weight that an answer of mean size counts against theirs.
+SIZE_PSEUDO_ROWS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class EstimatorSettings:
     nearest similarity of the training rows to each other; far_temperature: how fast weights fall below it.
     shrinkage: weight of the prior against the neighbours, in units of h. intent_shrinkage: weight of the global
     prior against the intents seen at the neighbours, in units of w. guard_z: standard errors by which a model must
-    look better than the fixed one before it is taken.
+    look better than the fixed one before it is taken. difficulty_slope, contrast_slope: by how much the distance of
+    the estimates from the global prior is stretched, in the part that all models share and in the rest.
     weights='similarity' with missing='zero' and shrinkage 0 is the rule of Pulze's knn-router:
     sum(similarity * score) / sum(similarity), where a model without a score at a neighbour counts 0 there.
     """
@@ -51,6 +56,8 @@ class EstimatorSettings:
     shrinkage: float = 1.0
     intent_shrinkage: float = 1.0
     guard_z: float = 0.0
+    difficulty_slope: float = 1.0
+    contrast_slope: float = 1.0
     weights: str = "softmax"
     missing: str = "prior"
 
@@ -66,6 +73,8 @@ class EstimatorSettings:
             raise ValueError("temperature and far_temperature must be above 0")
         if not (self.shrinkage >= 0 and self.intent_shrinkage >= 0 and self.guard_z >= 0):
             raise ValueError("shrinkage, intent_shrinkage and guard_z must not be negative")
+        if not (0 <= self.difficulty_slope < np.inf and 0 <= self.contrast_slope < np.inf):
+            raise ValueError("difficulty_slope and contrast_slope must be finite and not negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,8 @@ class Evidence:
 
     kind: 'scores' or 'battles'. h, g: float32 (n_rows, n_models), as in the module docstring. intents: int32
     (n_rows,), -1 without one. prior: float64 (n_models,), global. intent_priors: float64 (n_intents, n_models).
-    variance: float64 (n_models,), residual variance of one unit of h (1 for battles).
+    variance: float64 (n_models,), residual variance of one unit of h (1 for battles). sizes: float32 (n_rows,), the
+    size of the row's answers in units of their models' means, 1 where unknown.
     """
 
     kind: str
@@ -84,15 +94,17 @@ class Evidence:
     prior: NDArray[np.float64]
     intent_priors: NDArray[np.float64]
     variance: NDArray[np.float64]
+    sizes: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalEstimate:
-    """Per model, each float64 (n_models,): quality, low, high (95 %) in 0..1, and support in comparisons.
+    """Per prompt and model, each float64 (..., n_models): quality, low, high (95 %) in 0..1, support in comparisons.
 
     lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler);
     0 where the settings have no guard.
-    intent_weights: float64 (n_intents,), share of each intent at the neighbours; the rest to 1 is the global prior's.
+    intent_weights: float64 (..., n_intents), share of each intent at the neighbours; the rest to 1 is the global
+    prior's. relative_size: float64 (...), expected size of an answer in units of its model's mean.
     """
 
     quality: NDArray[np.float64]
@@ -101,6 +113,7 @@ class LocalEstimate:
     support: NDArray[np.float64]
     lead_error: NDArray[np.float64]
     intent_weights: NDArray[np.float64]
+    relative_size: NDArray[np.float64]
 
 
 def neighbor_weights(similarities: NDArray[np.float32], settings: EstimatorSettings) -> NDArray[np.float64]:
@@ -167,8 +180,26 @@ def blended_prior(intent_weights: NDArray[np.float64], evidence: Evidence) -> ND
     return evidence.prior + intent_weights @ (evidence.intent_priors - evidence.prior)
 
 
+def stretched(
+    z: NDArray[np.float64], prior: NDArray[np.float64], settings: EstimatorSettings
+) -> NDArray[np.float64]:
+    """Return ``z``, (..., n_models), with its distance from the global prior stretched by the calibrated slopes.
+
+    A weighted mean over a neighbourhood is duller than the truth, and more so in what all models share (how hard the
+    prompt is) than in what sets them apart; hence two slopes. Only the second one can change a choice.
+    """
+    if settings.difficulty_slope == 1.0 and settings.contrast_slope == 1.0:
+        return z
+    distance = z - prior
+    shared = distance.mean(axis=-1, keepdims=True)
+    return prior + settings.contrast_slope * distance + (settings.difficulty_slope - settings.contrast_slope) * shared
+
+
 def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fixed: int) -> LocalEstimate:
-    """Estimate every model's quality from the nearest rows; ``fixed`` is the column of the best fixed model."""
+    """Estimate every model's quality from the nearest rows; ``fixed`` is the column of the best fixed model.
+
+    hits: of one prompt, rows (k,), or of many, rows (n_prompts, k).
+    """
     w = neighbor_weights(hits.similarities, settings)
     h, g = evidence.h[hits.rows], evidence.g[hits.rows]
     if settings.missing == "zero":
@@ -178,16 +209,27 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     )
     mass, pull = local_sums(w, h, g)
     z = posterior(blended_prior(intent_weights, evidence), mass, pull, settings.shrinkage)
+    z = stretched(z, evidence.prior, settings)
     # Sampling error of the weighted sum (spread / mass^2 is one over Kish's effective sample size), and what the prior
     # itself may be off by, variance / shrinkage, by the share that the prior keeps.
-    spread = (w * w) @ h
+    spread = _f64(((w * w)[..., None, :] @ h)[..., 0, :])
     sd = np.sqrt(evidence.variance * (settings.shrinkage + spread)) / np.maximum(settings.shrinkage + mass, 1e-9)
     quality, low, high = to_quality(z, sd, evidence.kind)
     error = np.zeros_like(mass)
     if settings.guard_z > 0:  # nobody else asks for it
-        error = lead_error(*paired_squares(w, g * g, g * g[:, fixed : fixed + 1]), mass, settings.shrinkage, fixed)
-        error *= quality_per_z(z, quality, fixed)
-    return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
+        error = lead_error(*paired_squares(w, g * g, g * g[..., fixed : fixed + 1]), mass, settings.shrinkage, fixed)
+        error *= settings.contrast_slope * quality_per_z(z, quality, fixed)
+    size = relative_size(w, evidence.sizes[hits.rows])
+    return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights, size)
+
+
+def relative_size(w: Weights, sizes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the expected size of an answer in units of its model's mean, (...): the neighbours', shrunk to 1.
+
+    w, sizes: (..., k).
+    """
+    pull: NDArray[np.float64] = np.asarray((w * (sizes - 1.0)).sum(axis=-1), dtype=np.float64)
+    return 1.0 + pull / (SIZE_PSEUDO_ROWS + w.sum(axis=-1))
 
 
 def quality_per_z(z: NDArray[np.float64], quality: NDArray[np.float64], fixed: int) -> NDArray[np.float64]:
@@ -253,4 +295,5 @@ def _zero_filled_mean(
     scores = g + h * np.vstack([evidence.intent_priors, evidence.prior])[intents]
     quality = (w @ scores) / max(float(w.sum()), 1e-12)
     nothing = np.zeros_like(quality)
-    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)))
+    size = np.ones(quality.shape[:-1])
+    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)), size)

@@ -48,6 +48,9 @@ _FLAGS: dict[str, re.Pattern[str]] = {
         r"(?i)\s*(?:write|create|make|generate|give|list|explain|find|solve|compute|calculate|translate|summari[sz]e)\b"
     ),
 }
+# Questions turned round ("which is NOT", "all except") are answered worse by weak models. English only.
+_NEGATION = re.compile(r"\b(?:not|no|never|except|cannot|neither|nor|without)\b|n't\b", re.IGNORECASE)
+_NEGATION_CHARS = 1000
 # Flags look for openings and markers; reading more than this changes none of them in practice and costs time.
 _FLAG_CHARS = 4000
 
@@ -55,6 +58,7 @@ FEATURE_NAMES = (
     "log_bytes",
     *(f"{name}_share" for name in _SHARES),
     *(f"log_{name}" for name in _COUNTS),
+    "log_negations",
     "ends_with_question_mark",
     *_FLAGS,
 )
@@ -77,7 +81,8 @@ def surface_features(text: str) -> NDArray[np.float64]:
     out[1 : 1 + len(_SHARES)] = counts[_SHARE_COLUMNS] / max(len(raw), 1)
     out[1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[_COUNT_COLUMNS])
     head = text[:_FLAG_CHARS]
-    flags = out[1 + len(_SHARES) + len(_COUNTS) :]
+    out[1 + len(_SHARES) + len(_COUNTS)] = np.log1p(len(_NEGATION.findall(text[:_NEGATION_CHARS])))
+    flags = out[2 + len(_SHARES) + len(_COUNTS) :]
     flags[0] = text.rstrip()[-1:] in ("?", "？")
     for position, pattern in enumerate(_FLAGS.values(), start=1):
         # The anchored patterns are about the opening; the others may match anywhere in the head.

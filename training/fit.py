@@ -50,7 +50,7 @@ def _fit_scores(
     squares = (h * np.square(scores - row_prior)).sum(0)
     pooled = squares.sum() / max(count.sum(), 1e-12)
     variance = (squares + MODEL_PSEUDO_ROWS * pooled) / (count + MODEL_PSEUDO_ROWS)
-    return Evidence("scores", _f32(h), _f32(g), labels, prior, intent_priors, variance)
+    return Evidence("scores", _f32(h), _f32(g), labels, prior, intent_priors, variance, _ones(len(table)))
 
 
 def _fit_battles(
@@ -79,7 +79,7 @@ def _fit_battles(
         against_average = _sigmoid(strength)
         np.add.at(h, (rows[bad], column), weight[bad] * against_average * (1 - against_average))
         np.add.at(g, (rows[bad], column), -weight[bad] * against_average)
-    return Evidence("battles", _f32(h), _f32(g), labels, prior, intent_priors, np.ones(n_models))
+    return Evidence("battles", _f32(h), _f32(g), labels, prior, intent_priors, np.ones(n_models), _ones(len(table)))
 
 
 def bradley_terry(battles: Battles, center: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
@@ -117,6 +117,11 @@ def _row_priors(
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 / (1.0 + np.exp(-x))
+
+
+def _ones(n_rows: int) -> NDArray[np.float32]:
+    """Return the sizes of answers of which nothing is known."""
+    return np.ones(n_rows, dtype=np.float32)
 
 
 def _f32(array: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,0 +1,88 @@
+"""Calibration: the two slopes by which the estimates' distance from the prior is stretched, fitted on held-out rows.
+
+An average over neighbours is duller than the truth (bias) and noisier than it looks (variance); which of the two wins
+is measured on rows that the estimates did not see. router/estimate.py applies the slopes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evidence import Table
+
+# The slopes are shrunk to 1 as by a normal prior of this spread: a handful of rows says nothing of them.
+SLOPE_SPREAD = 0.5
+MAX_SLOPE = 3.0
+NEWTON_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """difficulty: for what all models share, how hard a prompt is. contrast: for what sets the models apart."""
+
+    difficulty: float = 1.0
+    contrast: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """Estimates of held-out rows, not stretched, beside the priors that they were stretched away from.
+
+    rows: int64 (n,), rows of the table. quality, prior: float64 (n, n_models), both as router.estimate.to_quality
+    gives them: 0..1, for battles against the average candidate.
+    """
+
+    rows: NDArray[np.int64]
+    quality: NDArray[np.float64]
+    prior: NDArray[np.float64]
+
+
+def fit_slopes(table: Table, forecast: Forecast) -> Slopes:
+    """Return the slopes that fit the outcomes of the forecast's rows best."""
+    return _fit_scores(table, forecast) if table.kind == "scores" else _fit_battles(table, forecast)
+
+
+def _fit_scores(table: Table, forecast: Forecast) -> Slopes:
+    """Least squares of score - prior on the shared and the separate part of the estimate's distance from the prior."""
+    scores = table.scores[forecast.rows]
+    distance = forecast.quality - forecast.prior
+    shared = np.broadcast_to(distance.mean(axis=1, keepdims=True), distance.shape)
+    seen = ~np.isnan(scores)
+    x = np.stack([shared[seen], (distance - shared)[seen]], axis=1)
+    y = (scores - forecast.prior)[seen]
+    weight = np.broadcast_to(table.row_weight[forecast.rows, None], seen.shape)[seen]
+    if not len(y):
+        return Slopes()
+    noise = float(np.average(np.square(y - x.sum(axis=1)), weights=weight))
+    gram = (x * weight[:, None]).T @ x + noise / SLOPE_SPREAD**2 * np.eye(2)
+    difficulty, contrast = 1.0 + np.linalg.solve(gram + 1e-12 * np.eye(2), (x * weight[:, None]).T @ (y - x.sum(axis=1)))
+    return Slopes(_clip(difficulty), _clip(contrast))
+
+
+def _fit_battles(table: Table, forecast: Forecast) -> Slopes:
+    """Logistic regression of the outcome on the lead's distance from the prior lead, the prior lead being given."""
+    position = np.full(len(table), -1)
+    position[forecast.rows] = np.arange(len(forecast.rows))
+    battles = table.battles.where((position[table.battles.rows] >= 0) & ~table.battles.both_bad)
+    at = position[battles.rows]
+    lead, usual = (
+        logits[at, battles.a] - logits[at, battles.b] for logits in (logit(forecast.quality), logit(forecast.prior))
+    )
+    distance, slope = lead - usual, 1.0
+    for _ in range(NEWTON_STEPS):
+        p = 1.0 / (1.0 + np.exp(-(usual + slope * distance)))
+        gradient = float(battles.weight @ (distance * (battles.y - p))) - (slope - 1.0) / SLOPE_SPREAD**2
+        curvature = float(battles.weight @ (np.square(distance) * p * (1.0 - p))) + 1.0 / SLOPE_SPREAD**2
+        slope += gradient / curvature
+    return Slopes(contrast=_clip(slope))
+
+
+def logit(quality: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(q / (1 - q)), finite at 0 and 1."""
+    inside = np.clip(quality, 1e-12, 1.0 - 1e-12)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def _clip(slope: float) -> float:
+    return float(min(max(slope, 0.0), MAX_SLOPE))
