@@ -193,7 +193,7 @@ def _outcome(report: Report, found: Findings) -> str:
 def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
     if plane is None:
         return ""
-    low, high = (1000 * one for one in plane.range_usd)
+    low, high = (_four_digits(1000 * one) for one in plane.range_usd)
     rows = [
         ("router", plane.aiq),
         ("zero router: best mixture of fixed models", plane.zero_router_aiq),
@@ -203,7 +203,7 @@ def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
         "Every point of the curve is one willingness to pay, chosen anew from the estimates as /route would, its guard"
         " before leaving the fixed model included; the star is the router as it is, at its own setting. AIQ is the mean"
         " height of the non-decreasing hull between the mean costs of the cheapest and the dearest single"
-        f" model, here {low:.4g} to {high:.4g} USD per 1,000 answers."
+        f" model, here {low} to {high} USD per 1,000 answers."
     )
     columns: list[tuple[str, Callable[[Setting], str]]] = [
         ("willingness to pay, USD per unit of quality", lambda one: _willingness(one.willingness_to_pay_usd)),
