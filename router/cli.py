@@ -292,18 +292,7 @@ def _eval(args: argparse.Namespace) -> int:
         judged = judge_log(artifact, log, progress=bars.show)
     report = judged.report(margin=args.margin / 100)
     _say_refused(log)
-    seen = report.details["n_trained_on"]
-    if seen:
-        unseen = report.details.get("gain_on_unseen")
-        without = (
-            f"; gain without them {unseen['mean']:+.4f} ({unseen['low']:+.4f} to {unseen['high']:+.4f})"
-            if unseen
-            else ""
-        )
-        print(
-            f"whichmodel: {seen} of {report.n_prompts} prompts were in the training rows: not held out{without}",
-            file=sys.stderr,
-        )
+    _say_leaked(report.n_prompts, report.details)
     print(report.render())
     if args.report is not None:
         page = write_report(args.report, artifact, judged, report, show_prompts=args.show_prompts)
@@ -362,8 +351,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"models     {', '.join(about['models'])}")
     print(f"intents    {', '.join(about['intents']) or 'none in the log'}")
     print(f"best fixed {about['best_fixed']}")
-    gain = report["gain"]
-    print(f"gain       {gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}), {report['protocol']}")
+    print(f"gain       {_interval(report['gain'])}, {report['protocol']}")
     print(about["verdict"]["text"])
     return 0
 
@@ -424,6 +412,27 @@ def _say_refused(log: Any) -> None:
     if log.refusals:
         n_all = len(log.refusals) + len(log)
         print(f"whichmodel: {len(log.refusals)} of {n_all} rows refused; the first: {log.refusals[0]}", file=sys.stderr)
+
+
+def _say_leaked(n_prompts: int, details: JsonObject) -> None:
+    """Warn of prompts that the artifact was trained on, word for word or nearly so: they are not held out."""
+    n_same, n_near = details["n_trained_on"], details["n_near_duplicates_of_training"]
+    for n, what, key, these in (
+        (n_same, "are training rows word for word", "gain_on_unseen", "them"),
+        (
+            n_near,
+            "are near-duplicates of training rows (cosine above 0.95)",
+            "gain_without_near",
+            "both" if n_same else "them",
+        ),
+    ):
+        if n:
+            left = f"gain without {these} {_interval(details[key])}" if key in details else "no other prompts are left"
+            print(f"whichmodel: {n} of {n_prompts} prompts {what}: not held out; {left}", file=sys.stderr)
+
+
+def _interval(gain: JsonObject) -> str:
+    return f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

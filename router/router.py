@@ -167,6 +167,7 @@ class Router:
                 local.support.tolist(),
                 (None if math.isnan(cost) else cost for cost in field.costs_usd.tolist()),
                 choice.utility.tolist(),
+                local.lead_error.tolist(),
                 strict=True,
             )
         )

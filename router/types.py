@@ -104,7 +104,8 @@ class Estimate:
 
     quality: 0..1, a score or (from battles) the probability to beat the average candidate; low, high: its 95 %
     interval. support: effective number of comparisons near the prompt. cost_usd: None without prices.
-    utility: quality minus cost at the request's willingness to pay.
+    utility: quality minus cost at the request's willingness to pay. lead_error: standard error of the lead in quality
+    over the best feasible fixed model, 0 where the artifact has no guard; not in the wire form.
     """
 
     model: str
@@ -114,6 +115,7 @@ class Estimate:
     support: float
     cost_usd: float | None
     utility: float
+    lead_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

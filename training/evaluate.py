@@ -17,8 +17,9 @@ from training.comparisons import Comparison, PreferenceLog
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
 from training.report import Outcome, Report
+from training.split import NEAR_DUPLICATE_COSINE
 from training.value import ValueMatrix, paired_gain, value_matrix
-from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, judge
+from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, rule
 
 
 def score_choices(
@@ -37,7 +38,8 @@ def score_choices(
     """Return the report of ``choices`` against ``fixed``, both int64 (n_rows,), columns of the table's models.
 
     worth: over all rows of the table. groups: int64 (n_rows,), rows of one group are not independent.
-    costs_usd: float64 (n_rows, n_models), or None where not every model has a price.
+    costs_usd: float64 (n_rows, n_models), or None where not every model has a price. To ``details`` are added the
+    verdict's margin, and the rows that it asks for or None.
     """
     at = np.arange(len(table))
     mine, theirs = worth.of(choices), worth.of(fixed)
@@ -48,6 +50,7 @@ def score_choices(
     effective = None if _fully_scored(table) else worth.effective_comparisons(choices)
     gain = gain_of(mean, error)
     held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, len(table), effective)
+    ruling = rule(held_out, margin=margin)
     counts = np.bincount(choices, minlength=len(table.models)) / max(len(choices), 1)
     return Report(
         protocol=protocol,
@@ -60,10 +63,10 @@ def score_choices(
         baselines=baselines(table.models, worth, costs_usd),
         oracle_quality=oracle_quality(table.scores, table.row_weight) if table.kind == "scores" else None,
         gain=gain,
-        verdict=judge(held_out, margin=margin),
+        verdict=ruling.verdict,
         shares={model: float(share) for model, share in zip(table.models, counts, strict=True) if share > 0},
         effective_comparisons=effective,
-        details=details,
+        details={**details, "margin": margin, "rows_needed": ruling.rows_needed},
     )
 
 
@@ -72,7 +75,8 @@ class Judged:
     """A log as an artifact routes it: what was expected, what was chosen, and what every choice was worth.
 
     choices, fixed: int64 (n_rows,), columns of the table's models: the router's own choices, whatever the artifact's
-    verdict, and the best fixed model of the training rows. quality, support: float64 (n_rows, n_models), estimated.
+    verdict, and the best fixed model of the training rows. quality, support, lead_error: float64 (n_rows, n_models), as
+    estimated, and the standard error of the lead over ``fixed``. guard_z: how many of these a lead must pass.
     costs_usd: float64, same shape, as logged or else as expected, or None where not every one is known.
     expected_costs_usd: what the router reckons with, NaN where unknown. intents: int64 (n_rows,), numbers of the
     artifact's intents as read from the neighbours, -1 without. nearest: float64 (n_rows,), cosine to the nearest
@@ -87,6 +91,8 @@ class Judged:
     best_fixed: str
     quality: NDArray[np.float64]
     support: NDArray[np.float64]
+    lead_error: NDArray[np.float64]
+    guard_z: float
     costs_usd: NDArray[np.float64] | None
     expected_costs_usd: NDArray[np.float64]
     intents: NDArray[np.int64]
@@ -96,6 +102,16 @@ class Judged:
     artifact_id: str
     artifact_intents: tuple[str, ...]
     unknown_models: tuple[str, ...]
+
+    @property
+    def near_duplicate(self) -> NDArray[np.bool_]:
+        """Which prompts are no training row, but have one above 0.95 cosine in the artifact's space: bool (n_rows,)."""
+        return ~self.trained_on & (self.nearest > NEAR_DUPLICATE_COSINE)
+
+    @property
+    def unlike_training(self) -> NDArray[np.bool_]:
+        """Which prompts are neither training rows nor near-duplicates of one: bool (n_rows,)."""
+        return ~(self.trained_on | self.near_duplicate)
 
     def gain_where(self, rows: NDArray[np.bool_]) -> Gain:
         """Return the gain over the best fixed model on the rows marked in ``rows``, bool (n_rows,)."""
@@ -107,10 +123,12 @@ class Judged:
         details: JsonObject = {
             "artifact_id": self.artifact_id,
             "n_trained_on": int(self.trained_on.sum()),
+            "n_near_duplicates_of_training": int(self.near_duplicate.sum()),
             "unknown_models": list(self.unknown_models),
         }
-        if 0 < self.trained_on.sum() < len(self.table):
-            details["gain_on_unseen"] = asdict(self.gain_where(~self.trained_on))
+        for name, rows in (("gain_on_unseen", ~self.trained_on), ("gain_without_near", self.unlike_training)):
+            if rows.any() and not rows.all():
+                details[name] = asdict(self.gain_where(rows))
         return score_choices(
             self.table,
             self.worth,
@@ -129,7 +147,8 @@ def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DE
     """Route every prompt of a separate log and compare with the best fixed model of the training rows.
 
     The router's own choices are scored, whatever the artifact's verdict. Models that the artifact does not know are
-    left out. Prompts that it was trained on are counted in ``details``, and the gain is given without them, too.
+    left out. Prompts that it was trained on, word for word or nearly so, are counted in ``details``, and the gain is
+    given without them, too.
 
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
@@ -155,7 +174,8 @@ def judge_log(
     column = {model: index for index, model in enumerate(table.models)}
     intent_number = {intent: index for index, intent in enumerate(artifact.intents)}
     shape = (len(table), len(table.models))
-    quality, support, expected = np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
+    quality, support, lead_error = np.zeros((3, *shape))
+    expected = np.full(shape, np.nan)
     choices, intents = np.zeros(len(table), dtype=np.int64), np.full(len(table), -1)
     nearest = np.zeros(len(table))
     router, policy = Router(artifact), Policy(candidates=table.models, route_anyway=True)
@@ -169,7 +189,7 @@ def judge_log(
             intents[row] = intent_number[decision.intent.label]
         for one in decision.estimates:
             at = row, column[one.model]
-            quality[at], support[at] = one.quality, one.support
+            quality[at], support[at], lead_error[at] = one.quality, one.support, one.lead_error
             expected[at] = np.nan if one.cost_usd is None else one.cost_usd
     best_fixed = _best_known_fixed(artifact, table.models)
     # The outcome model of the value must speak the log's unit: logits for battles, 0..1 for scores.
@@ -185,6 +205,8 @@ def judge_log(
         best_fixed=best_fixed,
         quality=quality,
         support=support,
+        lead_error=lead_error,
+        guard_z=artifact.settings.guard_z,
         costs_usd=costs_of(table, expected),
         expected_costs_usd=expected,
         intents=intents,

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.policy import utility_of
 from router.prompt import prompt_hash
-from router.types import Gain
+from router.types import Gain, JsonObject
+from training.curve import trace
 from training.evaluate import Judged
+from training.learning_curve import LearningCurve, read_learning_curve
 from training.metrics import (
     N_DRAWS,
     Measured,
@@ -23,13 +24,11 @@ from training.metrics import (
     share_interval,
     strong_share_curve,
 )
-from training.split import NEAR_DUPLICATE_COSINE
+from training.select import CrossFit, Prediction
 from training.value import paired_gain
 from training.verdict import gain_of
 
 SEED = 0
-N_SETTINGS = 25
-MAX_DECADES = 4.0
 N_EXAMPLES = 10
 # Below this a normal interval means nothing.
 MIN_INTERVAL_ROWS = 10
@@ -49,9 +48,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One point of the router's cost-quality curve: USD for a whole unit of quality, and what came of it."""
+    """One point of the router's cost-quality curve: USD for a whole unit of quality, and what came of it.
 
-    willingness_to_pay_usd: float
+    willingness_to_pay_usd: None where cost does not matter.
+    """
+
+    willingness_to_pay_usd: float | None
     cost_usd: float
     quality: float
 
@@ -153,7 +155,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything on the page. reliability: name of what is predicted to its calibration."""
+    """Everything on the page.
+
+    reliability: name of what is predicted to its calibration. n_trained_on: prompts that are training rows word for
+    word; n_near: further ones that are near-duplicates of one. learning_curve: from the training of the artifact, None
+    where that left none.
+    """
 
     lines: tuple[Line, ...]
     cost_quality: CostQuality | None
@@ -168,13 +175,13 @@ class Findings:
     n_trained_on: int
     n_near: int
     parts: tuple[Part, ...]
+    learning_curve: LearningCurve | None
 
 
-def findings(judged: Judged) -> Findings:
-    """Return what the judged log shows."""
+def findings(judged: Judged, training_report: JsonObject | None = None) -> Findings:
+    """Return what the judged log shows. training_report: of the artifact, with its learning curve."""
     intents, intents_from = _intents(judged)
     deviations, examples = _deviations(judged)
-    near = judged.trained_on | (judged.nearest > NEAR_DUPLICATE_COSINE)
     return Findings(
         lines=_lines(judged),
         cost_quality=cost_quality(judged),
@@ -187,16 +194,9 @@ def findings(judged: Judged) -> Findings:
         best=tuple(one for one in examples if one.gain > 0)[:N_EXAMPLES],
         worst=tuple(sorted((one for one in examples if one.gain < 0), key=lambda one: one.gain))[:N_EXAMPLES],
         n_trained_on=int(judged.trained_on.sum()),
-        n_near=int(near.sum()),
-        parts=tuple(
-            _part(judged, name, rows)
-            for name, rows in (
-                ("all prompts", np.ones(len(near), dtype=bool)),
-                ("without prompts of the training rows", ~judged.trained_on),
-                ("without these and their near-duplicates", ~near),
-            )
-            if rows.any()
-        ),
+        n_near=int(judged.near_duplicate.sum()),
+        parts=tuple(_part(judged, name, rows) for name, rows in _leaked_parts(judged) if rows.any()),
+        learning_curve=read_learning_curve(training_report or {}),
     )
 
 
@@ -204,6 +204,10 @@ def _measured(gain: Gain, n: int) -> Measured:
     if n < MIN_INTERVAL_ROWS:
         return Measured(gain.mean, None, None)
     return Measured(gain.mean, gain.low, gain.high)
+
+
+def _resampled(value: float, draws: list[float], n: int) -> Measured:
+    return percentile_interval(value, draws) if n >= MIN_INTERVAL_ROWS else Measured(value, None, None)
 
 
 def _mean(judged: Judged, values: NDArray[np.float64], rows: NDArray[np.bool_] | None = None) -> Measured:
@@ -260,42 +264,34 @@ def _oracle_costs(values: NDArray[np.float64], costs_usd: NDArray[np.float64]) -
     return np.asarray(np.where(best, costs_usd, np.inf).min(axis=1))
 
 
-def choose_at(
-    quality: NDArray[np.float64], costs_usd: NDArray[np.float64], willingness_to_pay_usd: float
-) -> NDArray[np.int64]:
-    """Return the column of highest utility per row, int64 (n_rows,); ties go to the cheaper, then the earlier one.
-
-    quality, costs_usd: float64 (n_rows, n_models), estimated quality and expected cost, no NaN.
-    """
-    utility = utility_of(quality, costs_usd, willingness_to_pay_usd)
-    best = utility == utility.max(axis=1, keepdims=True)
-    return np.asarray(np.argmin(np.where(best, costs_usd, np.inf), axis=1), dtype=np.int64)
-
-
 def cost_quality(judged: Judged) -> CostQuality | None:
-    """Return the curve, or None where costs are not all known, or every model costs the same."""
+    """Return the curve, or None where costs are not all known, or every model costs the same.
+
+    Choices are those of serving along the grid of training, the guard included.
+    """
     costs, expected = judged.costs_usd, judged.expected_costs_usd
     if costs is None or np.isnan(expected).any() or np.ptp(costs.mean(axis=0)) == 0:
         return None
     table, worth = judged.table, judged.worth
-    at = np.arange(len(table))
-    grid = _willingness_grid(expected.mean(axis=0))
-    choices = [choose_at(judged.quality, expected, one) for one in grid]
+    at, n_rows = np.arange(len(table)), len(table)
+    estimated = Prediction(judged.quality, judged.lead_error)
+    curve = trace(CrossFit(estimated, np.full(n_rows, judged.guard_z), judged.fixed, worth), expected, costs)
+    n_settings = len(curve.amounts_usd)
     # Columns: the settings, then the models.
-    values = np.column_stack([*(worth.of(one) for one in choices), worth.values])
-    prices = np.column_stack([*(costs[at, one] for one in choices), costs])
+    values = np.column_stack([curve.values.T, worth.values])
+    prices = np.column_stack([curve.costs_usd.T, costs])
 
     def plane(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         weight = counts * worth.weight
         points = np.column_stack([counts @ prices / counts.sum(), weight @ values / max(weight.sum(), 1e-12)])
-        return points[: len(grid)], points[len(grid) :]
+        return points[:n_settings], points[n_settings:]
 
     def areas(counts: NDArray[np.float64]) -> tuple[float, float]:
         router, models = plane(counts)
         low, high = float(models[:, 0].min()), float(models[:, 0].max())
         return aiq(router, low, high), aiq(models, low, high)
 
-    once = np.ones(len(table))
+    once = np.ones(n_rows)
     router, models = plane(once)
     mine, zero = areas(once)
     draws = [areas(counts) for counts in resamples(judged.groups, N_DRAWS, SEED)]
@@ -306,28 +302,16 @@ def cost_quality(judged: Judged) -> CostQuality | None:
         top = float(worth.values.max(axis=1) @ worth.weight / worth.weight.sum())
         oracle = Point("oracle", float(_oracle_costs(worth.values, costs).mean()), top)
     return CostQuality(
-        settings=tuple(Setting(*one) for one in np.column_stack([grid, router]).tolist()),
+        settings=tuple(Setting(usd, *one) for usd, one in zip(curve.amounts_usd, router.tolist(), strict=True)),
         models=tuple(Point(name, *one) for name, one in zip(table.models, models.tolist(), strict=True)),
         hull=tuple((x, y) for x, y in non_decreasing_hull(models).tolist()),
         oracle=oracle,
         router=Point("router", float(own), float(own_quality)),
         range_usd=(float(models[:, 0].min()), float(models[:, 0].max())),
-        aiq=percentile_interval(mine, [one for one, _ in draws]),
-        zero_router_aiq=percentile_interval(zero, [one for _, one in draws]),
-        aiq_gain=percentile_interval(mine - zero, [one - other for one, other in draws]),
+        aiq=_resampled(mine, [one for one, _ in draws], n_rows),
+        zero_router_aiq=_resampled(zero, [one for _, one in draws], n_rows),
+        aiq_gain=_resampled(mine - zero, [one - other for one, other in draws], n_rows),
     )
-
-
-def _willingness_grid(costs_usd: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log-spaced settings, from where cost alone decides to where it no longer counts.
-
-    costs_usd: float64 (n_models,). At the first the smallest difference between two models is worth a whole unit of
-    quality (but not less than a ten-thousandth of the largest), at the last the largest is worth a thousandth.
-    """
-    spread = float(np.ptp(costs_usd))
-    gaps = np.diff(np.sort(costs_usd))
-    first = max(float(gaps[gaps > 0].min()), spread * 10.0**-MAX_DECADES)
-    return np.geomspace(first, 1000.0 * spread, N_SETTINGS)
 
 
 def two_models(judged: Judged) -> TwoModels | None:
@@ -353,7 +337,7 @@ def two_models(judged: Judged) -> TwoModels | None:
             draws.append(numbers(curve))
     curve = strong_share_curve(lead, lows, highs)
     apgr, cpt50, cpt80 = (
-        percentile_interval(value, [one[index] for one in draws]) for index, value in enumerate(numbers(curve))
+        _resampled(value, [one[index] for one in draws], len(rows)) for index, value in enumerate(numbers(curve))
     )
     return TwoModels(models[weak], models[strong], curve, apgr, cpt50, cpt80)
 
@@ -480,6 +464,18 @@ def _logged_differences(judged: Judged) -> NDArray[np.float64]:
     total = np.bincount(battles.rows, weights=sign * (2 * battles.y - 1) * battles.weight, minlength=len(table))
     weight = np.bincount(battles.rows, weights=np.abs(sign) * battles.weight, minlength=len(table))
     return np.asarray(np.divide(total, weight, out=np.full(len(table), np.nan), where=weight > 0))
+
+
+def _leaked_parts(judged: Judged) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return all rows, and those that are left without what leaked; a part that would repeat another is left out."""
+    parts = [("all prompts", np.ones(len(judged.table), dtype=bool))]
+    leaked = judged.trained_on.any()
+    if leaked:
+        parts.append(("without prompts of the training rows", ~judged.trained_on))
+    if judged.near_duplicate.any():
+        name = "without these and near-duplicates" if leaked else "without near-duplicates"
+        parts.append((name, judged.unlike_training))
+    return parts
 
 
 def _part(judged: Judged, name: str, rows: NDArray[np.bool_]) -> Part:

@@ -9,7 +9,9 @@ import numpy as np
 
 from router.errors import ConfigError
 from training.findings import CostQuality, Findings, IntentLine, Share, TwoModels
+from training.learning_curve import LearningCurve
 from training.metrics import Measured, Reliability
+from training.verdict import rounded
 
 BLUE, ORANGE, GREY, GREEN, LIGHT = "#1f5fa8", "#d9700a", "#6b7280", "#2e7d32", "#d5dae1"
 STYLE = {
@@ -38,6 +40,7 @@ MAX_INTENTS = 30
 # Above this ratio of the dearest to the cheapest point, costs are drawn on a logarithmic axis.
 LOG_RATIO = 8.0
 ANSWERS = 1000.0
+POINTS = 100.0
 
 
 def draw_plots(found: Findings, best_fixed: str) -> dict[str, bytes]:
@@ -55,6 +58,8 @@ def draw_plots(found: Findings, best_fixed: str) -> dict[str, bytes]:
         plots["intents.png"] = _png(_draw_intents, found.intents[:MAX_INTENTS])
     if found.reliability:
         plots["reliability.png"] = _png(_draw_reliability, found.reliability)
+    if found.learning_curve is not None:
+        plots["learning-curve.png"] = _png(_draw_learning_curve, found.learning_curve)
     plots["shares.png"] = _png(lambda figure, shares: _draw_shares(figure, shares, best_fixed), found.shares)
     return plots
 
@@ -104,7 +109,7 @@ def _draw_cost_quality(figure: Any, plane: CostQuality) -> None:
     mixed = np.column_stack([ANSWERS * grid, np.interp(grid, hull[:, 0], hull[:, 1])])
     curve = settings[np.lexsort((settings[:, 1], settings[:, 0]))] * [ANSWERS, 1.0]
     axes.plot(*mixed.T, color=GREY, lw=1.5, ls="--", zorder=2)
-    axes.plot(*curve.T, color=BLUE, lw=2, marker=".", ms=6, zorder=3)
+    axes.plot(*curve.T, color=BLUE, lw=2, marker=".", ms=5, zorder=3)
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(_log_locator(costs.max() / costs.min()))
@@ -263,6 +268,51 @@ def _draw_shares(figure: Any, shares: Sequence[Share], best_fixed: str) -> None:
     axes.set_ylim(-0.7, len(shares) - 0.3)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("% of prompts")
+
+
+def _draw_learning_curve(figure: Any, curve: LearningCurve) -> None:
+    figure.set_size_inches(WIDTH, 4.4)
+    axes = figure.add_subplot()
+    rows = [one.n_rows for one in curve.points]
+    lows, means, highs = (
+        [POINTS * value for value in values]
+        for values in zip(*((one.gain.low, one.gain.mean, one.gain.high) for one in curve.points), strict=True)
+    )
+    axes.axhline(0, color="black", lw=0.8, zorder=1)
+    axes.vlines(rows, lows, highs, color=BLUE, lw=1.6, alpha=0.6)
+    axes.plot(rows, means, color=BLUE, lw=2, marker="o", ms=6, label="cross-fitted gain, 95 % interval", zorder=3)
+    ahead = curve.projection
+    if ahead is not None:
+        low, high = POINTS * np.array(ahead.low), POINTS * np.array(ahead.high)
+        axes.fill_between(
+            ahead.n_rows, low, high, color=ORANGE, alpha=0.18, lw=0, label="expected interval in a larger log"
+        )
+        axes.plot(ahead.n_rows, [POINTS * ahead.target] * len(low), color=ORANGE, lw=1.5, ls="--")
+        rows = [*rows, ahead.n_rows[-1]]
+        marks = [(ahead.n_rows[-1], "asked for")]
+        if ahead.leaves_zero_at is not None:
+            marks.append((ahead.leaves_zero_at, "leaves zero"))
+        for at, text in marks:
+            axes.axvline(at, color=GREY, lw=1, ls=":", zorder=1)
+            axes.annotate(
+                f"{text}: {rounded(at):,}",
+                (at, 0.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4, 4),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="bottom",
+                fontsize=9.5,
+            )
+    if max(rows) > 3 * min(rows):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(_log_locator(max(rows) / min(rows)))
+        axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("training rows")
+    axes.set_ylabel("gain over the best fixed model, points")
+    figure.legend(loc="outside upper center", ncols=2)
 
 
 def _ends(measured: Measured) -> tuple[float, float]:

@@ -21,7 +21,9 @@ class Report:
     protocol: how the rows were held out. router: the choices of the router itself, whatever the verdict.
     baselines: best_in_hindsight, cheapest (with prices), random. oracle_quality: None where not every score is
     known. shares: model to share of rows it was chosen for. effective_comparisons: of a battle log.
-    details: settings and counts worth keeping.
+    details: settings and counts worth keeping. ``render`` reads there how many prompts were training rows
+    (n_trained_on), how many more are near-duplicates of one (n_near_duplicates_of_training), and the gain without the
+    former (gain_on_unseen) and without both (gain_without_near).
     """
 
     protocol: str
@@ -71,10 +73,26 @@ class Report:
         for name, model, outcome in rows:
             cost = "" if outcome.cost_usd is None else f"  {outcome.cost_usd:.6f} USD"
             lines.append(f"  {name:<20} {outcome.quality:.4f}{cost}  {model}".rstrip())
-        gain = self.gain
-        lines.append(f"  {'gain':<20} {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}")
+        lines.append(_gain_line("gain", self.gain))
+        lines.extend(self._leak_lines())
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
         lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
         if self.effective_comparisons is not None:
             lines.append(f"  effective comparisons behind the router's value: {self.effective_comparisons:.0f}")
         return "\n".join([*lines, self.verdict.text])
+
+    def _leak_lines(self) -> list[str]:
+        """Return the gain without the prompts that were trained on, and without their near-duplicates, too."""
+        n_same, n_near = (self.details.get(key, 0) for key in ("n_trained_on", "n_near_duplicates_of_training"))
+        without = [f"{n} {what}" for n, what in ((n_same, "training rows"), (n_near, "near-duplicates")) if n]
+        lines = []
+        if n_same and "gain_on_unseen" in self.details:
+            lines.append(f"{_gain_line('  unseen', Gain(**self.details['gain_on_unseen']))}, without {without[0]}")
+        if n_near and "gain_without_near" in self.details:
+            gain = Gain(**self.details["gain_without_near"])
+            lines.append(f"{_gain_line('  unseen, not near', gain)}, without {' and '.join(without)}")
+        return lines
+
+
+def _gain_line(name: str, gain: Gain) -> str:
+    return f"  {name:<20} {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}"

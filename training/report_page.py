@@ -24,16 +24,27 @@ from training.findings import (
     Findings,
     IntentLine,
     Line,
+    Setting,
+    Share,
     Tally,
     TwoModels,
     findings,
 )
+from training.learning_curve import CurvePoint, LearningCurve
 from training.metrics import N_DRAWS, Measured
 from training.plots import draw_plots, require_matplotlib
 from training.report import Report
+from training.verdict import rounded
 
 PAGE, NUMBERS = "index.html", "report.json"
-PLOTS = ("cost-quality.png", "two-models.png", "intents.png", "reliability.png", "shares.png")
+PLOTS = (
+    "cost-quality.png",
+    "two-models.png",
+    "intents.png",
+    "reliability.png",
+    "shares.png",
+    "learning-curve.png",
+)
 MAX_PROMPT_CHARS = 200
 NOTHING = "–"
 Row = TypeVar("Row")
@@ -76,7 +87,7 @@ def write_report(
     """
     check_directory(directory)
     target = Path(directory)
-    found = findings(judged)
+    found = findings(judged, artifact.report)
     plots = draw_plots(found, judged.best_fixed)
     page = render_page(artifact, judged, report, found, plots, show_prompts=show_prompts)
     numbers = json.dumps(to_json(report, found), indent=1, allow_nan=False) + "\n"
@@ -115,21 +126,23 @@ def render_page(
         ("Two models", _two_models(found.two_models, plots)),
         ("Quality per intent", _intents(found, plots)),
         ("Are the predictions right?", _reliability(report, found, plots)),
-        ("What is chosen", _image(plots, "shares.png", "share of prompts per model")),
+        ("What is chosen", _shares(judged.best_fixed, found.shares, plots)),
         ("Where the router leaves the fixed model", _deviations(judged, report, found, n_chars)),
         ("Leaks", _leaks(found)),
+        ("Would more data help?", _learning_curve(found.learning_curve, plots)),
         ("How this was made", _made(artifact, report)),
     ]
     body = "\n".join(f"<h2>{escape(title)}</h2>\n{content}" for title, content in sections if content)
     label = report.verdict.label
     leaked = ""
-    if found.n_near == report.n_prompts:
+    n_leaked = found.n_trained_on + found.n_near
+    if n_leaked == report.n_prompts:
         leaked = (
             "<p><strong>Every prompt was trained on, or nearly so: this says nothing about new prompts.</strong></p>"
         )
-    elif found.n_near:
+    elif n_leaked:
         leaked = (
-            f"<p><strong>{found.n_near} of {report.n_prompts} prompts were trained on, or nearly so</strong>: without"
+            f"<p><strong>{n_leaked} of {report.n_prompts} prompts were trained on, or nearly so</strong>: without"
             f" them the gain is {_points(found.parts[-1].gain)} points; see Leaks.</p>"
         )
     return f"""<!doctype html>
@@ -180,27 +193,24 @@ def _outcome(report: Report, found: Findings) -> str:
 def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
     if plane is None:
         return ""
-    low, high = (1000 * one for one in plane.range_usd)
+    low, high = (_four_digits(1000 * one) for one in plane.range_usd)
     rows = [
         ("router", plane.aiq),
         ("zero router: best mixture of fixed models", plane.zero_router_aiq),
         ("difference", plane.aiq_gain),
     ]
     note = (
-        "Every point of the curve is one willingness to pay, chosen anew from the stored estimates, without the guard"
-        " that /route puts before leaving the fixed model; the star is the router as it is, at its own setting. AIQ is"
-        " the mean height of the non-decreasing hull between the mean costs of the cheapest and the dearest single"
-        f" model, here {low:.4g} to {high:.4g} USD per 1,000 answers."
+        "Every point of the curve is one willingness to pay, chosen anew from the estimates as /route would, its guard"
+        " before leaving the fixed model included; the star is the router as it is, at its own setting. AIQ is the mean"
+        " height of the non-decreasing hull between the mean costs of the cheapest and the dearest single"
+        f" model, here {low} to {high} USD per 1,000 answers."
     )
-    settings = _table(
-        [
-            ("willingness to pay, USD per unit of quality", lambda one: f"{one.willingness_to_pay_usd:.3g}"),
-            ("USD per 1,000 answers", lambda one: f"{1000 * one.cost_usd:.4g}"),
-            ("quality", lambda one: f"{one.quality:.4f}"),
-        ],
-        plane.settings,
-        n_text=0,
-    )
+    columns: list[tuple[str, Callable[[Setting], str]]] = [
+        ("willingness to pay, USD per unit of quality", lambda one: _willingness(one.willingness_to_pay_usd)),
+        ("USD per 1,000 answers", lambda one: _four_digits(1000 * one.cost_usd)),
+        ("quality", lambda one: f"{one.quality:.4f}"),
+    ]
+    settings = _table(columns, plane.settings, n_text=0)
     table = _table([("AIQ", lambda one: one[0]), ("", lambda one: _quality(one[1]))], rows, n_text=1)
     return (
         _image(plots, "cost-quality.png", "quality against cost of router and fixed models")
@@ -208,6 +218,10 @@ def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
         + table
         + f"<details><summary>All settings of the curve</summary>{settings}</details>"
     )
+
+
+def _willingness(usd: float | None) -> str:
+    return "cost does not matter" if usd is None else f"{usd:.3g}"
 
 
 def _two_models(pair: TwoModels | None, plots: Mapping[str, bytes]) -> str:
@@ -276,6 +290,20 @@ def _reliability(report: Report, found: Findings, plots: Mapping[str, bytes]) ->
     return _image(plots, "reliability.png", "outcome against prediction") + _note(note) + table
 
 
+def _shares(best_fixed: str, shares: Sequence[Share], plots: Mapping[str, bytes]) -> str:
+    columns: list[tuple[str, Callable[[Share], str]]] = [
+        ("model", lambda one: one.model),
+        ("prompts", lambda one: str(one.n)),
+        ("% of prompts", lambda one: _percent(one.share)),
+    ]
+    table = _table(columns, shares, n_text=1, own=lambda one: one.model == best_fixed)
+    return (
+        _image(plots, "shares.png", "share of prompts per model")
+        + _note(f"How often the router chose each model; the best fixed model, {best_fixed}, stands out.")
+        + table
+    )
+
+
 def _deviations(judged: Judged, report: Report, found: Findings, n_chars: int) -> str:
     every = found.deviations[0]
     share = 100 * every.n / max(report.n_prompts, 1)
@@ -324,9 +352,9 @@ def _excerpt(text: str, n_chars: int) -> str:
 
 def _leaks(found: Findings) -> str:
     note = (
-        f"{found.n_trained_on} prompts are training rows of the artifact, word for word, and {found.n_near} are these"
-        " or have a training row above 0.95 cosine in the artifact's space. On such prompts a router that looks things"
-        " up is not put to the test."
+        f"{found.n_trained_on} prompts are training rows of the artifact, word for word, and {found.n_near} more are"
+        " near-duplicates: they have a training row above 0.95 cosine in the artifact's space. On such prompts a router"
+        " that looks things up is not put to the test."
     )
     table = _table(
         [
@@ -340,6 +368,49 @@ def _leaks(found: Findings) -> str:
         n_text=1,
     )
     return _note(note) + table
+
+
+def _learning_curve(curve: LearningCurve | None, plots: Mapping[str, bytes]) -> str:
+    if curve is None:
+        return ""
+    note = (
+        "From the training of the artifact, not from this log: the cross-fitted gain when only so many of its rows are"
+        " learnt from. All sizes are judged on the same prompts, so their intervals go up and down together."
+    )
+    if curve.projection is not None:
+        note += (
+            f" The band is the interval to be expected in a larger log if the true gain is"
+            f" {_signed(100 * curve.projection.target, 1)} points, the larger of the observed gain and the margin; its"
+            " width shrinks with the root of the rows. That more rows may also make the router better is left out."
+        )
+    columns: list[tuple[str, Callable[[CurvePoint], str]]] = [
+        ("training rows", lambda one: f"{one.n_rows:,}"),
+        ("gain in points", lambda one: _points(Measured(one.gain.mean, one.gain.low, one.gain.high))),
+    ]
+    table = _table(columns, curve.points, n_text=0)
+    answer = f"<p><strong>{escape(_would_help(curve))}</strong></p>\n"
+    image = _image(plots, "learning-curve.png", "gain against the number of training rows")
+    return answer + image + _note(note) + table
+
+
+def _would_help(curve: LearningCurve) -> str:
+    """Return one sentence: how many rows the verdict needs, or what the last doubling brought."""
+    if curve.rows_needed is not None:
+        text = f"The verdict asks for about {curve.rows_needed:,} rows, and there were {curve.n_rows:,}"
+        ahead = curve.projection
+        if ahead is None or ahead.leaves_zero_at is None:
+            return f"{text}."
+        return (
+            f"{text}: if the true gain is {_signed(100 * ahead.target, 1)} points, about"
+            f" {rounded(ahead.leaves_zero_at):,} rows show it in every second case."
+        )
+    change = curve.last_doubling()
+    if change is None:
+        return f"The verdict asks for no more rows than the {curve.n_rows:,} that there were."
+    return (
+        f"The last doubling of the training rows, to {curve.points[-1].n_rows:,}, changed the gain by"
+        f" {_signed(100 * change, 1)} points; the next one can hardly be expected to bring more."
+    )
 
 
 def _made(artifact: RouterArtifact, report: Report) -> str:
@@ -436,4 +507,9 @@ def _percent(measured: Measured) -> str:
 
 
 def _usd(measured: Measured | None) -> str:
-    return NOTHING if measured is None else _interval(measured, lambda value: f"{1000 * value:.4g}")
+    return NOTHING if measured is None else _interval(measured, lambda value: _four_digits(1000 * value))
+
+
+def _four_digits(value: float) -> str:
+    """Return four significant digits, trailing zeros kept: ends of an interval are as long as its middle."""
+    return f"{value:#.4g}".rstrip(".")

@@ -11,6 +11,8 @@ POWER_FACTOR = (Z95 + 0.841621) ** 2
 DEFAULT_MARGIN = 0.01
 MIN_SAVING = 0.05
 MIN_EFFECTIVE_COMPARISONS = 200.0
+# No number of rows is named for a gain below this: a margin of 0 asks for the impossible.
+MIN_TARGET = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,26 @@ class HeldOut:
     effective_comparisons: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A verdict, and the N of its "about N rows": None where it asks for no more rows, or can name no number."""
+
+    verdict: Verdict
+    rows_needed: int | None
+
+
 def gain_of(mean: float, error: float) -> Gain:
     """Return the gain with its 95 % interval."""
     return Gain(mean, mean - Z95 * error, mean + Z95 * error)
 
 
 def judge(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Verdict:
-    """Return the verdict.
+    """Return the verdict of ``rule`` alone."""
+    return rule(held_out, margin=margin).verdict
+
+
+def rule(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Ruling:
+    """Return the verdict, and how many rows it asks for.
 
     ROUTE: the gain's 97.5 % lower bound is above 0 at equal or lower cost, or more than 5 % is saved and the
     quality's lower bound is above ``-margin``. DO NOT ROUTE: the gain's upper bound is below ``margin`` and nothing
@@ -50,36 +65,43 @@ def judge(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Verdict:
     if few is None and gain.low == gain.high != 0:  # a handful of rows that agree: no spread, and no proof
         few = float(held_out.n_rows)
     if few is not None and few < MIN_EFFECTIVE_COMPARISONS:
-        wanted = int(held_out.n_rows * MIN_EFFECTIVE_COMPARISONS / max(few, 1.0))
+        rows = rounded(int(held_out.n_rows * MIN_EFFECTIVE_COMPARISONS / max(few, 1.0)))
         text = (
-            f"NOT ENOUGH DATA: about {_rounded(wanted)} rows needed; only {few:.0f} effective comparisons test the"
+            f"NOT ENOUGH DATA: about {rows} rows needed; only {few:.0f} effective comparisons test the"
             f" router's choices ({MIN_EFFECTIVE_COMPARISONS:.0f} needed). Until then always use {fixed}."
         )
-        return Verdict("NOT ENOUGH DATA", text, fixed)
+        return Ruling(Verdict("NOT ENOUGH DATA", text, fixed), rows)
     if gain.low > 0 and (saving is None or saving >= 0):
-        return Verdict("ROUTE", f"ROUTE: {points} over always using {fixed}{_saving_text(saving)}.", fixed)
+        text = f"ROUTE: {points} over always using {fixed}{_saving_text(saving)}."
+        return Ruling(Verdict("ROUTE", text, fixed), None)
     if saving is not None and saving > MIN_SAVING and gain.low > -margin:
-        return Verdict("ROUTE", f"ROUTE: saves {100 * saving:.0f} % at {points} against always using {fixed}.", fixed)
+        text = f"ROUTE: saves {100 * saving:.0f} % at {points} against always using {fixed}."
+        return Ruling(Verdict("ROUTE", text, fixed), None)
     might_save = saving is not None and saving > MIN_SAVING and gain.high > -margin
     if gain.high < margin and not might_save:
-        return Verdict("DO NOT ROUTE", f"DO NOT ROUTE: always use {fixed}. Routing gives {points}.", fixed)
+        text = f"DO NOT ROUTE: always use {fixed}. Routing gives {points}."
+        return Ruling(Verdict("DO NOT ROUTE", text, fixed), None)
     if gain.low > 0:
         more = f"{-100 * saving:.0f} % more cost" if saving is not None and saving > -math.inf else "more cost"
-        text = f"{points} over always using {fixed}, but at {more}"
-        return Verdict("NOT ENOUGH DATA", f"NOT ENOUGH DATA for a gain at equal cost: {text}.", fixed)
-    rows = rows_needed(held_out, margin)
-    text = f"NOT ENOUGH DATA: about {_rounded(rows)} rows needed; so far {points} over always using {fixed}."
-    return Verdict("NOT ENOUGH DATA", text, fixed)
+        text = f"NOT ENOUGH DATA for a gain at equal cost: {points} over always using {fixed}, but at {more}."
+        return Ruling(Verdict("NOT ENOUGH DATA", text, fixed), None)
+    needed = rows_needed(held_out, margin)
+    wanted = None if needed is None else rounded(needed)
+    what = "no number of rows proves a gain of nothing" if wanted is None else f"about {wanted} rows needed"
+    text = f"NOT ENOUGH DATA: {what}; so far {points} over always using {fixed}."
+    return Ruling(Verdict("NOT ENOUGH DATA", text, fixed), wanted)
 
 
-def rows_needed(held_out: HeldOut, margin: float) -> int:
-    """Return the rows that give 80 % power to see max(observed gain, margin)."""
+def rows_needed(held_out: HeldOut, margin: float) -> int | None:
+    """Return the rows that give 80 % power to see max(observed gain, margin), None where that is nothing."""
     error = (held_out.gain.high - held_out.gain.low) / (2 * Z95)
     target = max(held_out.gain.mean, margin)
+    if target < MIN_TARGET:
+        return None
     return max(int(held_out.n_rows * POWER_FACTOR * (error / target) ** 2), held_out.n_rows + 1)
 
 
-def _rounded(rows: int) -> int:
+def rounded(rows: int) -> int:
     """Return two leading digits: a projection claims no more."""
     scale = 10 ** max(len(str(rows)) - 2, 0)
     return int(-(-rows // scale) * scale)

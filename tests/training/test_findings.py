@@ -10,8 +10,9 @@ from router.prompt import prompt_hash
 from router.router import Router
 from router.types import Policy
 from training.comparisons import Comparison, PreferenceLog
+from training.curve import willingness_grid
 from training.evaluate import Judged, judge_log
-from training.findings import N_SETTINGS, choose_at, cost_quality, findings, two_models
+from training.findings import cost_quality, findings, two_models
 from training.metrics import aiq
 
 WORDS = ("harbour", "parser", "salmon", "regex", "castle", "rice", "lagoon", "socket", "pumpkin", "volcano", "cache")
@@ -53,6 +54,7 @@ def test_judged_is_what_the_router_says(artifact: RouterArtifact, judged: Judged
         for one in decision.estimates:
             column = judged.table.models.index(one.model)
             assert (judged.quality[row, column], judged.support[row, column]) == (one.quality, one.support)
+            assert judged.lead_error[row, column] == one.lead_error
             assert judged.expected_costs_usd[row, column] == one.cost_usd
 
 
@@ -81,33 +83,46 @@ def test_the_table_by_hand(judged: Judged) -> None:
     assert oracle.cost_usd is not None and oracle.cost_usd.value == pytest.approx(np.mean(cheapest_best))
 
 
-def test_choices_along_the_curve_by_a_plain_loop(judged: Judged) -> None:
-    costs = judged.expected_costs_usd
-    for willingness in (1e-6, 1e-4, 1e-3, 1e-2, 10.0):
-        wanted = [
-            min(range(3), key=lambda m: (-(row_quality[m] - row_cost[m] / willingness), row_cost[m], m))
-            for row_quality, row_cost in zip(judged.quality.tolist(), costs.tolist(), strict=True)
-        ]
-        assert choose_at(judged.quality, costs, willingness).tolist() == wanted
-
-
-def test_equal_utility_goes_to_the_cheaper() -> None:
-    quality, costs = np.array([[0.5, 0.5, 0.5]]), np.array([[3.0, 1.0, 1.0]])
-    assert choose_at(quality, costs, 1e9 * 1e9).tolist() == [1]
-
-
-def test_the_curve_runs_from_the_cheapest_to_the_estimated_best(judged: Judged) -> None:
+@pytest.mark.parametrize("guard_z", [0.0, 0.5, 4.0])
+def test_choices_along_the_curve_are_those_of_serving(artifact: RouterArtifact, guard_z: float) -> None:
+    """Guard and ties included: every point is what the router spends and earns at that willingness to pay."""
+    guarded = replace(artifact, settings=replace(artifact.settings, guard_z=guard_z))
+    judged, router = judge_log(guarded, scored(prompts(60), artifact.models)), Router(guarded)
     plane = cost_quality(judged)
-    assert plane is not None and judged.costs_usd is not None and len(plane.settings) == N_SETTINGS
+    assert plane is not None and judged.costs_usd is not None
+    assert judged.guard_z == guard_z and judged.lead_error.any() == (guard_z > 0)
+    at, kept = np.arange(60), 0
+    for setting in plane.settings[::12]:
+        usd = setting.willingness_to_pay_usd
+        policy = Policy(route_anyway=True, willingness_to_pay_usd=usd, strategy="quality" if usd is None else None)
+        decisions = [router.route(text, policy) for text in judged.table.originals]
+        kept += sum(one.reason == "guard" for one in decisions)
+        served = np.array([judged.table.models.index(one.model) for one in decisions])
+        assert setting.cost_usd == pytest.approx(judged.costs_usd[at, served].mean())
+        assert setting.quality == pytest.approx(judged.table.scores[at, served].mean())
+    assert (kept > 0) == (guard_z == 4.0)
+
+
+def test_the_star_lies_on_the_curve(judged: Judged) -> None:
+    plane = cost_quality(judged)
+    assert plane is not None and plane.settings[0].willingness_to_pay_usd is None  # the artifact's own: cost is nothing
+    assert (plane.settings[0].cost_usd, plane.settings[0].quality) == pytest.approx(
+        (plane.router.cost_usd, plane.router.quality)
+    )
+
+
+def test_the_curve_runs_along_the_grid_of_training(judged: Judged) -> None:
+    unguarded = replace(judged, guard_z=0.0)
+    plane = cost_quality(unguarded)
+    assert plane is not None and judged.costs_usd is not None
+    amounts = [one.willingness_to_pay_usd for one in plane.settings]
+    assert amounts == list(willingness_grid(judged.expected_costs_usd))
     at, costs, scores = np.arange(60), judged.costs_usd, judged.table.scores
-    first, last = plane.settings[0], plane.settings[-1]
-    assert first.cost_usd == pytest.approx(costs.min(axis=1).mean())
+    first = plane.settings[0]
     best = judged.quality.argmax(axis=1)
-    assert (last.cost_usd, last.quality) == pytest.approx((costs[at, best].mean(), scores[at, best].mean()))
-    willing = [one.willingness_to_pay_usd for one in plane.settings]
-    assert willing == sorted(willing) and np.allclose(np.diff(np.log(willing)), np.log(willing[1] / willing[0]))
+    assert (first.cost_usd, first.quality) == pytest.approx((costs[at, best].mean(), scores[at, best].mean()))
     spent = [one.cost_usd for one in plane.settings]
-    assert spent == sorted(spent)
+    assert spent == sorted(spent, reverse=True)
     means = costs.mean(axis=0)
     assert plane.range_usd == pytest.approx((means.min(), means.max()))
     curve = np.array([(one.cost_usd, one.quality) for one in plane.settings])
@@ -118,6 +133,11 @@ def test_the_curve_runs_from_the_cheapest_to_the_estimated_best(judged: Judged) 
     for one in (plane.aiq, plane.zero_router_aiq, plane.aiq_gain):
         assert one.low is not None and one.high is not None and one.low < one.value < one.high
     assert plane.oracle is not None and plane.oracle.quality == pytest.approx(scores.max(axis=1).mean())
+
+
+def test_models_that_are_expected_to_cost_the_same_make_a_curve_of_one_point(judged: Judged) -> None:
+    plane = cost_quality(replace(judged, expected_costs_usd=np.full((60, 3), 0.01)))
+    assert plane is not None and [one.willingness_to_pay_usd for one in plane.settings] == [None]
 
 
 def test_no_curve_without_costs_or_without_a_choice_of_costs(judged: Judged) -> None:
@@ -160,6 +180,9 @@ def test_an_interval_needs_rows(artifact: RouterArtifact) -> None:
     found = findings(judge_log(artifact, scored(prompts(6), artifact.models)))
     assert all(one.quality.low is None for one in found.lines)
     assert all(one.gain.low is None for one in found.intents)
+    assert found.cost_quality is not None and found.cost_quality.aiq.low is found.cost_quality.aiq_gain.high is None
+    pair = two_models(judge_log(artifact, scored(prompts(6), artifact.models[:2])))
+    assert pair is not None and pair.cpt50.low is pair.apgr.low is None
 
 
 def test_deviations_and_examples_by_hand(judged: Judged) -> None:
@@ -237,9 +260,15 @@ def test_leaks_are_counted_and_taken_out(artifact: RouterArtifact, scores_log: P
     judged = judge_log(artifact, scored([*seen, *near, *fresh], artifact.models))
     assert (judged.nearest[:5] > 0.999).all()
     found = findings(judged)
-    assert found.n_trained_on == 5 and found.n_near == 5 + (judged.nearest[5:] > 0.95).sum() >= 6
-    assert [one.n for one in found.parts] == [27, 22, 27 - found.n_near]
+    assert found.n_trained_on == 5 and found.n_near == (judged.nearest[5:] > 0.95).sum() >= 1
+    assert [one.n for one in found.parts] == [27, 22, 22 - found.n_near]
+    details = judged.report().details
+    assert (details["n_trained_on"], details["n_near_duplicates_of_training"]) == (5, found.n_near)
+    for name, part in (("gain_on_unseen", found.parts[1]), ("gain_without_near", found.parts[2])):
+        assert details[name]["mean"] == pytest.approx(part.gain.value)
     mine = judged.worth.of(judged.choices)
     assert found.parts[1].router.value == pytest.approx(mine[5:].mean())
     assert found.parts[2].router.value == pytest.approx(mine[5:][judged.nearest[5:] <= 0.95].mean())
     assert [one.name for one in findings(judge_log(artifact, scored(seen, artifact.models))).parts] == ["all prompts"]
+    only_near = findings(judge_log(artifact, scored([*near, *fresh], artifact.models)))
+    assert [one.name for one in only_near.parts] == ["all prompts", "without near-duplicates"]

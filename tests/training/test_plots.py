@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from router.errors import ConfigError
+from router.types import Gain
 from training.findings import CostQuality, Findings, IntentLine, Line, Point, Setting, Share, Tally, TwoModels
+from training.learning_curve import CurvePoint, LearningCurve, projection
 from training.metrics import Measured, reliability, share_interval, strong_share_curve
 from training.plots import draw_plots, require_matplotlib
 
@@ -21,6 +23,11 @@ def size(png: bytes) -> tuple[int, int]:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", png[16:24])
     return width, height
+
+
+def learning_curve(rows_needed: int | None) -> LearningCurve:
+    points = tuple(CurvePoint(50 * 2**k, Gain(0.004 * k, 0.004 * k - 0.03, 0.004 * k + 0.03)) for k in range(4))
+    return LearningCurve(points, 500, rows_needed, projection(points, 500, rows_needed, 0.01))
 
 
 @pytest.fixture
@@ -55,12 +62,20 @@ def found() -> Findings:
         n_trained_on=0,
         n_near=0,
         parts=(),
+        learning_curve=learning_curve(8000),
     )
 
 
 def test_every_plot_is_drawn(found: Findings) -> None:
     plots = draw_plots(found, NAMES[0])
-    assert set(plots) == {"cost-quality.png", "two-models.png", "intents.png", "reliability.png", "shares.png"}
+    assert set(plots) == {
+        "cost-quality.png",
+        "two-models.png",
+        "intents.png",
+        "reliability.png",
+        "shares.png",
+        "learning-curve.png",
+    }
     for png in plots.values():
         width, height = size(png)
         assert 900 < width < 1300 and 200 < height < 1500
@@ -68,7 +83,7 @@ def test_every_plot_is_drawn(found: Findings) -> None:
 
 
 def test_what_there_is_nothing_to_say_about_is_not_drawn(found: Findings) -> None:
-    bare = replace(found, cost_quality=None, two_models=None, intents=(), reliability={})
+    bare = replace(found, cost_quality=None, two_models=None, intents=(), reliability={}, learning_curve=None)
     assert set(draw_plots(bare, NAMES[0])) == {"shares.png"}
 
 
@@ -89,6 +104,20 @@ def test_costs_of_any_spread(found: Findings, costs: tuple[float, ...]) -> None:
             "cost-quality.png"
         ]
     )
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        learning_curve(None),
+        learning_curve(501),
+        learning_curve(10**7),
+        replace(learning_curve(8000), points=learning_curve(None).points[-1:], projection=None),
+    ],
+)
+def test_learning_curves_of_any_reach(found: Findings, curve: LearningCurve) -> None:
+    bare = replace(found, cost_quality=None, two_models=None, intents=(), reliability={}, learning_curve=curve)
+    size(draw_plots(bare, "m0")["learning-curve.png"])
 
 
 def test_many_models_at_one_place(found: Findings) -> None:

@@ -180,7 +180,54 @@ def test_two_models(artifact: RouterArtifact, tmp_path: Path) -> None:
     pair, text = numbers["findings"]["two_models"], Page(html).text
     assert f"APGR (a coin: 0.5){pair['apgr']['value']:.3f}" in text
     assert f"CPT(80 %): % of calls to {pair['strong']}{100 * pair['cpt80']['value']:.1f}" in text
-    assert set(PLOTS) == {path.name for path in tmp_path.glob("*.png")}
+    assert set(PLOTS) - {"learning-curve.png"} == {path.name for path in tmp_path.glob("*.png")}
+
+
+def test_every_number_of_the_choice_has_its_interval(artifact: RouterArtifact, tmp_path: Path) -> None:
+    html, numbers = write(tmp_path / "a", artifact, log_of(artifact.models))
+    _, two = write(tmp_path / "b", artifact, log_of(artifact.models[:2]))
+    text, found = Page(html).text, numbers["findings"]
+    measured = [line[key] for line in found["lines"] for key in ("quality", "gain", "cost_usd", "regret")]
+    measured += [share["share"] for share in found["shares"]]
+    measured += [found["cost_quality"][key] for key in ("aiq", "zero_router_aiq", "aiq_gain")]
+    measured += [two["findings"]["two_models"][key] for key in ("apgr", "cpt50", "cpt80")]
+    assert len(measured) == 6 * 4 + 3 + 3 + 3
+    for one in measured:
+        assert one["low"] is not None and one["low"] <= one["value"] <= one["high"]
+    for share in found["shares"]:
+        low, high = (100 * share["share"][end] for end in ("low", "high"))
+        assert f"{share['model']}{share['n']}{100 * share['share']['value']:.1f} ({low:.1f} to {high:.1f})" in text
+
+
+def with_curve(artifact: RouterArtifact, rows_needed: int | None, **details: object) -> RouterArtifact:
+    points = [
+        {"n_rows": n, "gain": {"mean": mean, "low": mean - 0.04, "high": mean + 0.04}}
+        for n, mean in ((30, 0.0), (60, 0.01), (120, 0.025))
+    ]
+    written = {"learning_curve": points, "rows_needed": rows_needed, "margin": 0.01, **details}
+    return replace(artifact, report={**artifact.report, "n_prompts": 150, "details": written})
+
+
+def test_would_more_data_help(artifact: RouterArtifact, tmp_path: Path) -> None:
+    log = log_of(artifact.models)
+    html, numbers = write(tmp_path, with_curve(artifact, 790), log)
+    text = Page(html).text
+    assert "The verdict asks for about 790 rows, and there were 150: if the true gain is +2.5 points" in text
+    assert "+2.5 (-1.5 to +6.5)" in text and (tmp_path / "learning-curve.png").exists()
+    curve = numbers["findings"]["learning_curve"]
+    assert curve["rows_needed"] == 790 and curve["projection"]["leaves_zero_at"] == 384
+    assert "about 390 rows show it" in text
+    enough, _ = write(tmp_path, with_curve(artifact, None), log)
+    assert "The last doubling of the training rows, to 120, changed the gain by +1.5 points" in Page(enough).text
+    few, _ = write(tmp_path, with_curve(artifact, 200), log)
+    assert "The verdict asks for about 200 rows, and there were 150." in Page(few).text
+
+
+def test_an_artifact_without_a_curve_has_no_such_section(artifact: RouterArtifact, tmp_path: Path) -> None:
+    write(tmp_path, with_curve(artifact, 790), log_of(artifact.models))
+    html, numbers = write(tmp_path, artifact, log_of(artifact.models))
+    assert "Would more data help" not in html and numbers["findings"]["learning_curve"] is None
+    assert not (tmp_path / "learning-curve.png").exists()
 
 
 def test_battles(artifact: RouterArtifact, battles_log: PreferenceLog, tmp_path: Path) -> None:

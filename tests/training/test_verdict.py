@@ -5,7 +5,7 @@ import re
 import pytest
 
 from router.types import Gain
-from training.verdict import HeldOut, gain_of, judge, rows_needed
+from training.verdict import HeldOut, gain_of, judge, rows_needed, rule
 
 
 def held_out(
@@ -65,9 +65,37 @@ def test_rows_needed_for_eighty_percent_power() -> None:
     assert named is not None and 3488 <= int(named[1]) <= 3600 and int(named[1]) % 100 == 0
 
 
+@pytest.mark.parametrize(
+    ("case", "asks"),
+    [
+        (held_out(-3, 4), True),
+        (held_out(-3, 4, cost=0.5), True),
+        (held_out(0.1, 4, effective=199), True),
+        (held_out(-0.9, 0.9, effective=10), True),
+        (held_out(0.1, 4, cost=1.2), False),
+        (held_out(0.1, 4), False),
+        (held_out(-0.9, 0.5, cost=0.9), False),
+        (held_out(-0.9, 0.9), False),
+    ],
+)
+def test_the_number_of_the_text_stands_beside_it(case: HeldOut, asks: bool) -> None:
+    ruling = rule(case)
+    named = re.search(r"about (\d+) rows", ruling.verdict.text)
+    assert ruling.verdict == judge(case) and (named is not None) == asks
+    assert ruling.rows_needed == (int(named[1]) if named else None)
+
+
+def test_a_margin_of_nothing_names_no_number() -> None:
+    """At a margin of 0 no number of rows shows a gain that was not observed."""
+    ruling = rule(held_out(-3, 2), margin=0.0)
+    assert ruling.verdict.label == "NOT ENOUGH DATA" and ruling.rows_needed is None
+    assert rule(held_out(-2, 3), margin=0.0).rows_needed is not None
+
+
 def test_more_rows_are_asked_for_than_there_are() -> None:
     case = HeldOut("best", gain_of(0.021, 0.0108), None, None, 1000, None)
-    assert judge(case).label == "NOT ENOUGH DATA" and rows_needed(case, 0.01) > 1000
+    needed = rows_needed(case, 0.01)
+    assert judge(case).label == "NOT ENOUGH DATA" and needed is not None and needed > 1000
 
 
 def test_an_interval_of_no_width_from_a_handful_of_rows_is_not_trusted() -> None:

@@ -91,7 +91,9 @@ def test_errors_of_the_router_do_not_repeat_the_request(real_client: Client, rou
 
 
 def test_the_artifact_describes_itself(real_client: Client, router: Router) -> None:
-    assert real_client.ask("GET", "/artifact").json == json.loads(json.dumps(router.describe()))
+    about = real_client.ask("GET", "/artifact").json
+    assert about == json.loads(json.dumps(router.describe()))
+    assert about["verdict"] == {"label": "ROUTE", "text": router.artifact.verdict.text}
 
 
 @pytest.mark.parametrize(("body", "status"), HAND_MADE.values(), ids=HAND_MADE)
