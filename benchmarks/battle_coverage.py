@@ -5,13 +5,14 @@
 Rows of llmrouter with all nine scores, so that every battle's outcome is known. Each draw keeps one battle of two
 random models per row, estimates the gain from those battles alone as `train` does (training/value.py), and asks whether
 its 95 % interval holds the true gain of the very same choices: their win rate against a uniformly random opponent, 0.5
-against themselves, minus the fixed model's. Two questions:
+against themselves, minus the fixed model's. Three questions:
 
-- train: the choices that `train` cross-fits to the draw's battles, on 2,000 rows that stay the same. Only the battles
-  are random, so an interval that also allows for other prompts should cover more than 95 %.
+- train: the choices that `train` cross-fits to the draw's battles, on 2,000 rows that stay the same.
 - fixed routers: choices that do not depend on the draw, on rows drawn with replacement, where the truth is the gain
-  over all rows. Nothing is to spare here. One router takes the best model of the row's task, the other deals the same
-  choices to the wrong rows.
+  over all rows. One router takes the best model of the row's task, the other deals the same choices to the wrong rows.
+- a learning router: in each of five folds, the model that the battles of the other folds say is best at the row's
+  task; its truth over all rows is known as well. What it adds to the fixed routers is cross-fitting: a fold's battles
+  move the choices of the others, so that the errors of the folds go together, which the interval leaves out.
 
 A full run writes results/battle_coverage.json and the table of README.md beside this file.
 """
@@ -41,9 +42,11 @@ from training.select import Selection
 from training.value import ValueMatrix, paired_gain, value_matrix
 from training.verdict import gain_of
 
-TRAIN, TASK_BEST, MISDEALT = "train", "best of the task", "best of the task, misdealt"
+TRAIN, LEARNING = "train", "learning the best of the task"
+TASK_BEST, MISDEALT = "best of the task", "best of the task, misdealt"
 QUESTIONS = {
     TRAIN: "choices of `train`, the same rows",
+    LEARNING: "a router that learns the best model of the task on the other folds, other rows",
     TASK_BEST: "a fixed router (best model of the task), other rows",
     MISDEALT: "a fixed router (its choices dealt to the wrong rows), other rows",
 }
@@ -109,7 +112,7 @@ def win_rates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def run_draw(question: str, seed: int) -> dict[str, Any]:
     """Return the estimated gain of one draw and the true one."""
     started = time.perf_counter()
-    estimated, true = _of_train(seed) if question == TRAIN else _of_fixed_router(question, seed)
+    estimated, true = _of_train(seed) if question == TRAIN else _of_tasks(question, seed)
     mean, low, high = estimated
     return {
         "question": question,
@@ -136,33 +139,58 @@ def cross_fitted(split: Split, battles: Table) -> tuple[NDArray[np.int64], NDArr
     return fit.choose(), fit.fixed, fit.worth
 
 
-def _of_fixed_router(question: str, seed: int) -> tuple[tuple[float, float, float], float]:
-    pool = population()
-    choices, fixed = fixed_router(pool.table, misdealt=question == MISDEALT)
-    wins, at = win_rates(pool.table.scores), np.arange(len(pool.table))
-    true = float((wins[at, choices] - wins[:, fixed]).mean())
-    # Rows drawn one by one from all rows: independent, whatever their likeness.
-    # A stream of its own: by the seed of the battles, a row would tell which model fights there.
-    rows = np.random.default_rng((seed, ROW_STREAM)).integers(len(pool.table), size=N_ROWS)
-    worth = value_of(one_battle_each(take(pool.table, rows), seed))
-    return _estimated(worth, choices[rows], np.full(N_ROWS, fixed), np.arange(N_ROWS)), true
-
-
-def fixed_router(scored: Table, *, misdealt: bool) -> tuple[NDArray[np.int64], int]:
-    """Return (choices, fixed model): the best model of each row's task, and the one best over all; no draw is seen."""
+def _of_tasks(question: str, seed: int) -> tuple[tuple[float, float, float], float]:
+    """Ask a router that knows the row's task alone, on rows drawn one by one: independent, whatever their likeness."""
+    scored = population().table
     wins = win_rates(scored.scores)
-    choices = np.zeros(len(scored), dtype=np.int64)
-    for task in np.unique(scored.intents):
-        own = scored.intents == task
-        choices[own] = np.argmax(wins[own].mean(axis=0))
-    if misdealt:
-        choices = np.random.default_rng(SEED).permutation(choices)
-    return choices, int(np.argmax(wins.mean(axis=0)))
+    # A stream of its own: by the seed of the battles, a row would tell which model fights there.
+    rows = np.random.default_rng((seed, ROW_STREAM)).integers(len(scored), size=N_ROWS)
+    battles = one_battle_each(take(scored, rows), seed)
+    choices, fixed = choices_by_fold(battles, scored, wins, question)
+    folds, at = _folds(N_ROWS), np.arange(len(scored))
+    gains = [(wins[at, own] - wins[:, best]).mean() for own, best in zip(choices, fixed, strict=True)]
+    estimated = _estimated(value_of(battles), choices[folds, rows], fixed[folds], np.arange(N_ROWS))
+    return estimated, float(np.array(gains)[folds].mean())
+
+
+def choices_by_fold(
+    battles: Table, scored: Table, wins: NDArray[np.float64], question: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return each fold's choices on all rows of ``scored``, int64 (n_folds, n_rows), and its fixed model."""
+    if question != LEARNING:
+        best, fixed = task_best(wins, scored.intents)
+        choices = best[scored.intents]
+        if question == MISDEALT:
+            choices = np.random.default_rng(SEED).permutation(choices)
+        return np.tile(choices, (N_FOLDS, 1)), np.full(N_FOLDS, fixed)
+    folds, found = _folds(len(battles)), []
+    for fold in range(N_FOLDS):
+        known = np.flatnonzero(folds != fold)
+        evidence = fit_evidence(battles, folds != fold, use_intents=False)
+        best, fixed = task_best(value_matrix(battles, evidence, known).values, battles.intents[known])
+        found.append((best[scored.intents], fixed))
+    return np.stack([own for own, _ in found]), np.array([fixed for _, fixed in found])
+
+
+def task_best(worth: NDArray[np.float64], tasks: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Return (the best model of each task, int64 (n_tasks,), the best over all), which stands in for unseen tasks.
+
+    worth: float64 (n_rows, n_models). tasks: int64 (n_rows,), numbers of the log's intents.
+    """
+    fixed = int(np.argmax(worth.mean(axis=0)))
+    best = np.full(len(population().table.intent_names), fixed)
+    for task in np.unique(tasks):
+        best[task] = np.argmax(worth[tasks == task].mean(axis=0))
+    return best, fixed
+
+
+def _folds(n_rows: int) -> NDArray[np.int64]:
+    return np.arange(n_rows) % N_FOLDS
 
 
 def value_of(battles: Table) -> ValueMatrix:
     """Return the value of every choice on every row, the outcome model of each fold fitted on the others."""
-    folds = np.arange(len(battles)) % N_FOLDS
+    folds = _folds(len(battles))
     values, correction = np.zeros((2, *battles.scores.shape))
     weight = np.zeros(len(battles))
     for fold in range(N_FOLDS):

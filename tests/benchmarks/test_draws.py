@@ -65,6 +65,16 @@ def test_win_rates_by_hand() -> None:
     np.testing.assert_allclose(battle_coverage.win_rates(scores), [[2.5 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0.5]])
 
 
+def test_errors_of_cross_fitted_folds_go_together() -> None:
+    """The factor that the README of the benchmarks states: two equal models, the better-looking one taken per fold."""
+    rng = np.random.default_rng(0)
+    for n_folds in (2, 5, 10):
+        lead = rng.standard_normal((200_000, n_folds))  # of the one model over the other, in each fold's battles
+        taken = lead.sum(axis=1, keepdims=True) - lead > 0  # by what the other folds say
+        factor = np.var((lead * taken).sum(axis=1)) / (n_folds / 2)
+        assert factor == pytest.approx(1 + (n_folds - 1) / (np.pi * np.sqrt(2 * n_folds - 3)), abs=0.02)
+
+
 def test_coverage_counts_truths_inside() -> None:
     draws = [
         {"seed": seed, "gain": [0.0, -0.1, 0.1], "true": true, "seconds": 1.0}
