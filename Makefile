@@ -6,7 +6,8 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality tables clean
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
+	tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -16,6 +17,8 @@ help:
 	@echo 'make bench-llmrouter  held-out gain on the llmrouter set               (needs WHICHMODEL_DATA)'
 	@echo 'make bench-logs     verdicts on other published logs             (needs WHICHMODEL_DATA)'
 	@echo 'make bench-quality  side by side with other routers, half an hour     (needs WHICHMODEL_DATA)'
+	@echo 'make bench-no-signal  verdicts on logs without signal, minutes         (needs WHICHMODEL_DATA)'
+	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -48,6 +51,12 @@ bench-logs: $(VENV)/.installed
 
 bench-quality: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/quality.py
+
+bench-no-signal: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/no_signal.py
+
+bench-coverage: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/battle_coverage.py
 
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py

@@ -90,7 +90,7 @@ def cross_fit(pool: Pool, rows: NDArray[np.int64], n_folds: int, seed: int) -> l
 
 
 def take(table: Table, rows: NDArray[np.int64]) -> Table:
-    """Return the table of ``rows`` alone, in this order; int64, none twice."""
+    """Return the table of ``rows`` alone, in this order; int64, none twice where the table holds battles."""
     position = np.full(len(table), -1)
     position[rows] = np.arange(len(rows))
     battles = table.battles.where(position[table.battles.rows] >= 0)

@@ -77,7 +77,7 @@ def main() -> None:
             numbers["sets"][key], means = summary(protocol, measure_index, answers[name], seed)
             if measure_index == 0 and name not in SUBSETS:
                 resampled[name] = means
-    numbers["pooled"] = pooled(numbers["sets"], resampled)
+    numbers |= pooled_by_labels(numbers["sets"], resampled)
     numbers["seconds"] = round(time.perf_counter() - started, 1)
     from quality_tables import fill_readme, results_table
 
@@ -196,6 +196,7 @@ def summary(
         seconds[one.method] += one.seconds
     out: dict[str, Any] = {
         "title": protocol.title,
+        "labels": protocol.tasks[0].draws[0][1].kind,
         "measure": measure.name,
         "higher_is_better": measure.higher_is_better,
         "n_rows": len(np.unique(rows)),
@@ -260,8 +261,22 @@ def _curve(measure: Aiq, answers: list[list[Answer]], measure_index: int, name: 
     return {"routed": points[:-n_fixed].tolist(), "fixed": points[-n_fixed:].tolist()}
 
 
+def pooled_by_labels(
+    sets: dict[str, Any], resampled: dict[str, dict[str, NDArray[np.float64]]]
+) -> dict[str, dict[str, Any]]:
+    """Return the comparison over all sets, and apart over those with scores and those with battles to learn from."""
+    out = {"pooled": pooled(sets, resampled)}
+    for kind in ("scores", "battles"):
+        own = {key: means for key, means in resampled.items() if sets[key]["labels"] == kind}
+        out[f"pooled_{kind}"] = pooled(sets, own)
+    return out
+
+
 def pooled(sets: dict[str, Any], resampled: dict[str, dict[str, NDArray[np.float64]]]) -> dict[str, Any]:
-    """Return ours minus every other method in the mean over the sets that have it, sets resampled apart."""
+    """Return ours minus every other method in the mean over the sets that have it, sets resampled apart.
+
+    Holm's correction is over the peers of this one comparison.
+    """
     names = [name for name in dict.fromkeys(one for means in resampled.values() for one in means) if name != OURS]
     found: dict[str, Difference] = {}
     n_sets = {}

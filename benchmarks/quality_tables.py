@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 README = HERE / "README.md"
 RESULTS = HERE / "results"
 OURS = "whichmodel"
+POOLS = {"pooled": "all sets", "pooled_scores": "score sets", "pooled_battles": "battle sets"}
 CURVES = (OURS, "best fixed", "best-tuned kNN", "ridge", "task-known best", "oracle")
 
 
@@ -86,15 +87,24 @@ def differences(numbers: dict[str, Any]) -> str:
 
 
 def pooled(numbers: dict[str, Any]) -> str:
-    lines = ["| ours minus | sets | points | p | p (Holm) |", "|---|---|---|---|---|"]
-    for method, one in numbers["pooled"].items():
-        adjusted = "-" if one["p_holm"] is None else f"{one['p_holm']:.3f}"
-        lines.append(_row(_name(method), [str(one["n_sets"]), _interval(one), f"{one['p']:.3f}", adjusted]))
+    """Return the mean differences over all sets, over those with scores and over those with battles, side by side."""
+    parts = {title: numbers[key] for key, title in POOLS.items() if numbers.get(key)}
+    titles = [cell for title in parts for cell in (f"{title}: sets", "points", "p", "p (Holm)")]
+    lines = [_row("ours minus", titles), "|" + "---|" * (len(titles) + 1)]
+    for method in dict.fromkeys(name for part in parts.values() for name in part):
+        lines.append(_row(_name(method), [cell for part in parts.values() for cell in _pooled(part.get(method))]))
     note = (
-        "Mean over the sets (first measure of each), sets resampled apart; Holm's correction over the peers, "
-        "references stand without:"
+        "Mean over the sets (first measure of each), sets resampled apart; Holm's correction over the peers within "
+        "each pool, references stand without:"
     )
     return f"{note}\n\n" + "\n".join(lines)
+
+
+def _pooled(one: dict[str, Any] | None) -> list[str]:
+    if one is None:
+        return ["-"] * 4
+    adjusted = "-" if one["p_holm"] is None else f"{one['p_holm']:.3f}"
+    return [str(one["n_sets"]), _interval(one), f"{one['p']:.3f}", adjusted]
 
 
 def pictures(name: str) -> str:
