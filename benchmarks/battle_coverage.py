@@ -32,7 +32,7 @@ import numpy as np
 from draws import counted, fill_readme, share_text, spread
 from numpy.typing import NDArray
 from ours import ground
-from pools import Pool, Split, one_battle_each, take
+from pools import Pool, Split, one_battle_each
 from protocols import Options, build
 from record import write
 
@@ -125,7 +125,7 @@ def run_draw(question: str, seed: int) -> dict[str, Any]:
 
 def _of_train(seed: int) -> tuple[tuple[float, float, float], float]:
     split = fixed_set()
-    scored = take(population().table, split.train)
+    scored = population().table.take(split.train)
     choices, fixed, worth = cross_fitted(split, one_battle_each(scored, seed))
     wins, at = win_rates(scored.scores), np.arange(len(scored))
     true = float((wins[at, choices] - wins[at, fixed]).mean())
@@ -145,7 +145,7 @@ def _of_tasks(question: str, seed: int) -> tuple[tuple[float, float, float], flo
     wins = win_rates(scored.scores)
     # A stream of its own: by the seed of the battles, a row would tell which model fights there.
     rows = np.random.default_rng((seed, ROW_STREAM)).integers(len(scored), size=N_ROWS)
-    battles = one_battle_each(take(scored, rows), seed)
+    battles = one_battle_each(scored.take(rows), seed)
     choices, fixed = choices_by_fold(battles, scored, wins, question)
     folds, at = _folds(N_ROWS), np.arange(len(scored))
     gains = [(wins[at, own] - wins[:, best]).mean() for own, best in zip(choices, fixed, strict=True)]

@@ -68,7 +68,12 @@ def whichmodel(split: Split, table: Table, _: Config) -> Prediction:
     prepared = ground(split)
     costs = np.tile(table.costs_usd.mean(axis=0), (len(table), 1))  # NaN where the set has none
     selection = Selection(
-        table, prepared.places, prepared.folds, prepared.cluster_folds, _silent, None if np.isnan(costs).any() else costs
+        table,
+        prepared.places,
+        prepared.folds,
+        prepared.cluster_folds,
+        _silent,
+        None if np.isnan(costs).any() else costs,
     )
     chosen = selection.final()
     config = chosen.config

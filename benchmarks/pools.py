@@ -89,25 +89,6 @@ def cross_fit(pool: Pool, rows: NDArray[np.int64], n_folds: int, seed: int) -> l
     return [Split(pool, rows[folds != fold], rows[folds == fold], seed) for fold in range(n_folds)]
 
 
-def take(table: Table, rows: NDArray[np.int64]) -> Table:
-    """Return the table of ``rows`` alone, in this order; int64, none twice where the table holds battles."""
-    position = np.full(len(table), -1)
-    position[rows] = np.arange(len(rows))
-    battles = table.battles.where(position[table.battles.rows] >= 0)
-    return replace(
-        table,
-        texts=tuple(table.texts[row] for row in rows),
-        originals=tuple(table.originals[row] for row in rows),
-        scores=table.scores[rows],
-        battles=replace(battles, rows=position[battles.rows]),
-        costs_usd=table.costs_usd[rows],
-        output_tokens=table.output_tokens[rows],
-        row_weight=table.row_weight[rows],
-        intents=table.intents[rows],
-        timestamps=table.timestamps[rows],
-    )
-
-
 def stack(tables: Sequence[Table]) -> Table:
     """Return the rows of all tables in one; models must be the same, intents are told by name."""
     first = tables[0]

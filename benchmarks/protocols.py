@@ -14,7 +14,7 @@ import pandas as pd
 from measures import Aiq, Apgr, LogLoss, Measure, Value
 from numpy.typing import NDArray
 from ours import shipped_encoder
-from pools import Pool, Split, cross_fit, one_battle_each, stack, take
+from pools import Pool, Split, cross_fit, one_battle_each, stack
 from record import data_folder
 
 from router.features import surface_features
@@ -223,7 +223,7 @@ def _llmrouter_rows(
     files.append(folder / "test.parquet")
     seen = set(pd.read_parquet(files[1]).query("in_other_split")["prompt"])
     tested = tabulate(load(files[1]), models=train.models)
-    asked = take(tested, np.array([row for row, text in enumerate(tested.originals) if text not in seen]))
+    asked = tested.take(np.array([row for row, text in enumerate(tested.originals) if text not in seen]))
     pool = _pool([train, asked])
     rows = np.arange(len(pool.table))
     return pool, rows[: len(train)], rows[len(train) :], tuple(files)
@@ -274,7 +274,7 @@ def _one(pool: Pool) -> NDArray[np.int64]:
 def _quick(table: Table, options: Options) -> Table:
     if not options.quick or len(table) <= QUICK_ROWS:
         return table
-    return take(table, np.sort(np.random.default_rng(SEED).permutation(len(table))[:QUICK_ROWS]))
+    return table.take(np.sort(np.random.default_rng(SEED).permutation(len(table))[:QUICK_ROWS]))
 
 
 def file_of(folder: Path, task: str, role: str) -> Path:

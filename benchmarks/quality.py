@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ours import whichmodel
 from paired import Difference, difference, holm, resampled_means
 from peers import BATTLE_PEERS, PEERS, REFERENCES, Config, Peer, Prediction
-from pools import Split, take
+from pools import Split
 from protocols import BUILDERS, SEED, TESTED, Options, Protocol, build
 from published import checks
 from record import write
@@ -128,7 +128,7 @@ def run_task(name: str, index: int, options: Options) -> list[Answer]:
     task = protocol.tasks[index]
     answers = []
     for draw, labels in task.draws:
-        known, asked = take(labels, task.split.train), take(protocol.pool.table, task.split.asked)
+        known, asked = labels.take(task.split.train), protocol.pool.table.take(task.split.asked)
         truth, costs = protocol.pool.truth[task.split.asked], mean_costs(known)
         for method, peer in methods(known).items():
             begun = time.perf_counter()
@@ -159,7 +159,7 @@ def choose(peer: Peer, split: Split, labels: Table, measure: Measure) -> Config:
         return peer.grid[0]
     raw: list[list[NDArray[np.float64]]] = [[] for _ in peer.grid]
     for inner in split.inner:
-        known, asked = take(labels, inner.train), take(labels, inner.asked)
+        known, asked = labels.take(inner.train), labels.take(inner.asked)
         evidence = fit_evidence(known, np.ones(len(known), dtype=bool), use_intents=False)
         # Only labels are known here: scores are their own value, battles are valued doubly robustly.
         truth = value_matrix(asked, evidence, np.arange(len(asked))).values

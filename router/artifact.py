@@ -29,14 +29,15 @@ from router.prompt import Template
 from router.space import Space
 from router.types import STRATEGIES, JsonObject, ModelProfile, Verdict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 LEARNED, REPORT, PROFILES, PROMPTS = "learned.json", "report.json", "profiles.json", "prompts.jsonl"
-VECTORS, WEIGHTS, RESIDUALS, INTENTS, WON, HASHES = (
+VECTORS, WEIGHTS, RESIDUALS, INTENTS, SIZES, WON, HASHES = (
     "vectors.npy",
     "evidence_h.npy",
     "evidence_g.npy",
     "intents.npy",
+    "sizes.npy",
     "won.npy",
     "prompt_hashes.npy",
 )
@@ -46,6 +47,7 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     WEIGHTS: ("float32", 2),
     RESIDUALS: ("float32", 2),
     INTENTS: ("int32", 1),
+    SIZES: ("float32", 1),
     WON: ("bool", 2),
     HASHES: ("uint8", 2),
 }
@@ -116,6 +118,7 @@ class RouterArtifact:
             WEIGHTS: self.evidence.h,
             RESIDUALS: self.evidence.g,
             INTENTS: self.evidence.intents,
+            SIZES: self.evidence.sizes,
             WON: self.won,
             HASHES: self.prompt_hashes,
         }
@@ -239,6 +242,7 @@ def _assemble(
         prior=np.array(learned["prior"], dtype=np.float64),
         intent_priors=np.array(learned["intent_priors"], dtype=np.float64).reshape(-1, n_models),
         variance=np.array(learned["variance"], dtype=np.float64),
+        sizes=arrays[SIZES],
     )
     prompts = None
     if PROMPTS in contents:
@@ -282,6 +286,7 @@ def _check_shapes(artifact: RouterArtifact, root: Path) -> None:
         WEIGHTS: (evidence.h, (n_rows, n_models)),
         RESIDUALS: (evidence.g, (n_rows, n_models)),
         INTENTS: (evidence.intents, (n_rows,)),
+        SIZES: (evidence.sizes, (n_rows,)),
         WON: (artifact.won, (n_rows, n_models)),
         HASHES: (artifact.prompt_hashes, (n_rows, HASH_BYTES)),
         f"{LEARNED} center": (space.center, (encoder_dim,)),
@@ -309,6 +314,8 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
         raise ArtifactError(f"{root / LEARNED}: feature scales must be above 0 and their weight finite")
     if (evidence.h < 0).any() or (evidence.variance < 0).any():
         raise ArtifactError(f"{root / WEIGHTS}: evidence weights and variances must not be negative")
+    if (evidence.sizes < 0).any():
+        raise ArtifactError(f"{root / SIZES}: sizes of answers must not be negative")
     if evidence.intents.min() < -1 or evidence.intents.max() >= len(artifact.intents):
         raise ArtifactError(f"{root / INTENTS}: names intents beyond the {len(artifact.intents)} known")
     models = artifact.models

@@ -132,6 +132,12 @@ def _add_train(commands: Commands) -> None:
         help="text of the rows kept in the artifact, to be shown with neighbours (default none)",
     )
     train.add_argument(
+        "--split",
+        choices=("time", "random"),
+        help="how rows are held out for the report: random folds, or every block of time decided by what came before it"
+        " (default: time where every row has a timestamp and they span more than 14 days)",
+    )
+    train.add_argument(
         "--margin",
         type=_amount,
         default=1.0,
@@ -265,6 +271,7 @@ def _train(args: argparse.Namespace) -> int:
             profiles=profiles,
             store_prompts=args.store_prompts,
             margin=args.margin / 100,
+            split=args.split,
             cache=Path(args.cache) if args.cache else None,
             progress=bars.show,
         )

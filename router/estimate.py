@@ -104,7 +104,7 @@ class LocalEstimate:
     lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler);
     0 where the settings have no guard.
     intent_weights: float64 (..., n_intents), share of each intent at the neighbours; the rest to 1 is the global
-    prior's. relative_size: float64 (...), expected size of an answer in units of its model's mean.
+    prior's.
     """
 
     quality: NDArray[np.float64]
@@ -113,7 +113,6 @@ class LocalEstimate:
     support: NDArray[np.float64]
     lead_error: NDArray[np.float64]
     intent_weights: NDArray[np.float64]
-    relative_size: NDArray[np.float64]
 
 
 def neighbor_weights(similarities: NDArray[np.float32], settings: EstimatorSettings) -> NDArray[np.float64]:
@@ -180,9 +179,7 @@ def blended_prior(intent_weights: NDArray[np.float64], evidence: Evidence) -> ND
     return evidence.prior + intent_weights @ (evidence.intent_priors - evidence.prior)
 
 
-def stretched(
-    z: NDArray[np.float64], prior: NDArray[np.float64], settings: EstimatorSettings
-) -> NDArray[np.float64]:
+def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: EstimatorSettings) -> NDArray[np.float64]:
     """Return ``z``, (..., n_models), with its distance from the global prior stretched by the calibrated slopes.
 
     A weighted mean over a neighbourhood is duller than the truth, and more so in what all models share (how hard the
@@ -192,7 +189,8 @@ def stretched(
         return z
     distance = z - prior
     shared = distance.mean(axis=-1, keepdims=True)
-    return prior + settings.contrast_slope * distance + (settings.difficulty_slope - settings.contrast_slope) * shared
+    contrast = settings.contrast_slope
+    return np.asarray(prior + contrast * distance + (settings.difficulty_slope - contrast) * shared)
 
 
 def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fixed: int) -> LocalEstimate:
@@ -219,17 +217,17 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     if settings.guard_z > 0:  # nobody else asks for it
         error = lead_error(*paired_squares(w, g * g, g * g[..., fixed : fixed + 1]), mass, settings.shrinkage, fixed)
         error *= settings.contrast_slope * quality_per_z(z, quality, fixed)
-    size = relative_size(w, evidence.sizes[hits.rows])
-    return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights, size)
+    return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
 
 
-def relative_size(w: Weights, sizes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the expected size of an answer in units of its model's mean, (...): the neighbours', shrunk to 1.
+def relative_size(hits: Hits, evidence: Evidence, settings: EstimatorSettings) -> NDArray[np.float64]:
+    """Return the expected size of an answer in units of its model's mean: that of the neighbours, shrunk to 1.
 
-    w, sizes: (..., k).
+    float64, of the shape of ``hits.rows`` without its last axis.
     """
-    pull: NDArray[np.float64] = np.asarray((w * (sizes - 1.0)).sum(axis=-1), dtype=np.float64)
-    return 1.0 + pull / (SIZE_PSEUDO_ROWS + w.sum(axis=-1))
+    w = neighbor_weights(hits.similarities, settings)
+    pull = (w * (evidence.sizes[hits.rows] - 1.0)).sum(axis=-1)
+    return np.asarray(1.0 + pull / (SIZE_PSEUDO_ROWS + w.sum(axis=-1)))
 
 
 def quality_per_z(z: NDArray[np.float64], quality: NDArray[np.float64], fixed: int) -> NDArray[np.float64]:
@@ -295,5 +293,4 @@ def _zero_filled_mean(
     scores = g + h * np.vstack([evidence.intent_priors, evidence.prior])[intents]
     quality = (w @ scores) / max(float(w.sum()), 1e-12)
     nothing = np.zeros_like(quality)
-    size = np.ones(quality.shape[:-1])
-    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)), size)
+    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)))

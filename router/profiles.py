@@ -58,22 +58,14 @@ def count_tokens(text: str) -> int:
 
 
 def expected_costs_usd(
-    profiles: Mapping[str, ModelProfile],
-    models: Sequence[str],
-    text: str,
-    relative_sizes: NDArray[np.float64] | None = None,
+    profiles: Mapping[str, ModelProfile], models: Sequence[str], text: str, relative_size: float = 1.0
 ) -> NDArray[np.float64]:
     """Return every model's expected USD for an answer to ``text``: float64 (n_models,), NaN where unknown.
 
-    relative_sizes: float64 (n_models,), the size of each model's answer to ``text`` in units of its mean, 0 or more
-    and no NaN; all 1 when left out.
+    relative_size: how large answers to ``text`` are, in units of their models' means.
     """
     input_tokens = count_tokens(text)
-    sizes = np.ones(len(models)) if relative_sizes is None else relative_sizes
-    costs = [
-        profiles[one].cost_usd(input_tokens, float(size)) if one in profiles else None
-        for one, size in zip(models, sizes, strict=True)
-    ]
+    costs = [profiles[one].cost_usd(input_tokens, relative_size) if one in profiles else None for one in models]
     return np.array([math.nan if one is None else one for one in costs])
 
 

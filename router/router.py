@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
-from router.estimate import LocalEstimate, estimate, prior_quality
+from router.estimate import LocalEstimate, estimate, prior_quality, relative_size
 from router.index import Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
@@ -33,6 +33,7 @@ class Router:
         """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
         self.artifact = artifact
         self._index = NeighborIndex(artifact.vectors)
+        self._knows_sizes = bool((artifact.evidence.sizes != 1.0).any())
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior.
         self._fixed_quality = prior_quality(artifact.evidence)
         best_fixed = artifact.models.index(artifact.best_fixed)
@@ -71,11 +72,12 @@ class Router:
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
         if not text.strip():
             raise PromptError("the prompt is empty")
-        costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text)
-        field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
         core = artifact.template.strip(text)
         point = artifact.space.place(artifact.encoder.encode(core).vector, core)
         hits = self._index.search(point, artifact.settings.n_neighbors)
+        size = float(relative_size(hits, artifact.evidence, artifact.settings)) if self._knows_sizes else 1.0
+        costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text, size)
+        field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
         local = estimate(hits, artifact.evidence, artifact.settings, fixed=max(field.fixed, 0))
         choice = choose(
             local,

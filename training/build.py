@@ -1,7 +1,7 @@
 """train: a preference log in, an artifact and its held-out report out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +12,21 @@ from router.encoder import OnnxEncoder
 from router.errors import DataError
 from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
-from router.types import STRATEGIES, JsonObject, ModelProfile
+from router.types import ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
-from training.cost import learned_profiles
-from training.curve import Curve, trace
+from training.cost import learned_profiles, row_sizes
 from training.embed import embed_texts, make_places
-from training.evaluate import costs_of, score_choices
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
+from training.held_out import Test, report_held_out
 from training.report import Report
-from training.select import FEATURE_WEIGHTS, CrossFit, Selection, best_fixed
-from training.split import cluster_groups, deal_folds, near_duplicate_groups
-from training.value import paired_gain
-from training.verdict import DEFAULT_MARGIN, gain_of
+from training.select import FEATURE_WEIGHTS, Selection, best_fixed
+from training.split import choose_split, cluster_groups, deal_folds, near_duplicate_groups, time_blocks
+from training.verdict import DEFAULT_MARGIN
 
 N_FOLDS = 5
 N_CLUSTERS = 40
 PREVIEW_CHARS = 80
-# Where costs are known, the verdict is about routing that costs no more than the fixed model.
-DEFAULT_STRATEGY = "balanced"
 STORE_PROMPTS = ("none", "preview", "full")
 
 Progress = Callable[[str, int, int], object]
@@ -45,6 +41,7 @@ def train(
     profiles: Mapping[str, ModelProfile] | None = None,
     store_prompts: str = "none",
     margin: float = DEFAULT_MARGIN,
+    split: str | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[RouterArtifact, Report]:
@@ -55,10 +52,12 @@ def train(
 
     profiles: prices per model; lengths and costs of answers are taken from the log where it shows them.
     store_prompts: 'none', 'preview' (80 characters) or 'full' text in the artifact. margin: the quality that counts as
-    nothing in the verdict. cache: directory for vectors of texts already seen.
+    nothing in the verdict. split: how the report's rows are held out, in 'random' folds or by 'time' (every block is
+    decided by what came before it); None takes time where every row has a timestamp and they span more than 14 days.
+    cache: directory for vectors of texts already seen.
 
     Raises:
-        DataError: fewer than 20 prompts or 2 models.
+        DataError: fewer than 20 prompts or 2 models, or a split by time without timestamps.
         EncoderError: the encoder cannot be loaded.
     """
     if store_prompts not in STORE_PROMPTS:
@@ -81,42 +80,37 @@ def train(
     groups = near_duplicate_groups(embedded.vectors)
     folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), seed)
     cluster_folds = deal_folds(cluster_groups(places[0].vectors, N_CLUSTERS, seed), N_FOLDS, seed)
+    in_time = choose_split(table.timestamps, split) == "time"
+    blocks = time_blocks(table.timestamps, N_FOLDS) if in_time else None
     priced = learned_profiles(table, profiles or {})
+    sizes = row_sizes(table, priced)
     expected = np.stack([expected_costs_usd(priced, table.models, text) for text in table.originals])
-    priced_all = not np.isnan(expected).any()
-    selection = Selection(table, places, folds, cluster_folds, report_progress, expected if priced_all else None)
-    config = selection.final()
-    fit = selection.cross_fitted()
+    selection = Selection(
+        table,
+        places,
+        folds,
+        cluster_folds,
+        report_progress,
+        None if np.isnan(expected).any() else expected,
+        blocks_in_time=blocks,
+        sizes=sizes,
+    )
+    chosen = selection.final()
+    config = chosen.config
     place = next(one for one in places if one.space.feature_weight == config.feature_weight)
     everything = np.ones(len(table), dtype=bool)
-    evidence = fit_evidence(table, everything, use_intents=config.intent_prior)
+    evidence = replace(fit_evidence(table, everything, use_intents=config.intent_prior), sizes=sizes)
     model = table.models[best_fixed(table, evidence, np.arange(len(table)))]
-    settings = config.settings(place.far, table.kind)
-    costs = costs_of(table, expected)
-    choices, strategies = fit.choose(), dict.fromkeys(STRATEGIES)
-    trade_off: JsonObject = {}
-    if costs is not None and priced_all:
-        curve = trace(fit, expected, costs)
-        points = curve.named_points(everything)
-        strategies = {name: curve.amounts_usd[point] for name, point in points.items()}
-        choices = curve.cross_fitted(DEFAULT_STRATEGY, folds)
-        trade_off = _trade_off(curve, fit, folds, groups)
-    report = score_choices(
-        table,
-        fit.worth,
-        choices,
-        fit.fixed,
+    settings = chosen.settings(place.far, table.kind)
+    held_out = report_held_out(
+        Test(table, groups, folds if blocks is None else blocks, in_time),
+        selection,
+        priced,
         model,
-        groups,
-        costs,
-        protocol=f"{folds.max() + 1}-fold cross-fitted, near-duplicates together, selection nested",
-        details={
+        {
             "seed": seed,
             "settings": asdict(settings),
             "feature_weight": config.feature_weight,
-            "strategy": DEFAULT_STRATEGY if trade_off else "quality",
-            **trade_off,
-            "n_near_duplicates": len(table) - len(np.unique(groups)),
             "n_comparisons": len(log),
             "n_refused": len(log.refusals),
             "template_chars": {
@@ -126,7 +120,9 @@ def train(
             "sources": [{"name": one.name, "format": one.format, "sha256": one.sha256} for one in log.sources],
         },
         margin=margin,
+        seed=seed,
     )
+    report = held_out.report
     artifact = RouterArtifact(
         models=table.models,
         encoder=loaded,
@@ -141,32 +137,12 @@ def train(
         profiles=priced,
         verdict=report.verdict,
         best_fixed=model,
-        strategies=strategies,
-        default_strategy=DEFAULT_STRATEGY if trade_off else "quality",
+        strategies=held_out.strategies,
+        default_strategy=held_out.default_strategy,
         report=report.to_json(),
         prompts=_stored(table, store_prompts),
     )
     return artifact, report
-
-
-def _trade_off(curve: Curve, fit: CrossFit, folds: NDArray[np.int64], groups: NDArray[np.int64]) -> JsonObject:
-    """Return the curve and its named points for the report, both cross-fitted."""
-
-    def outcome(choices: NDArray[np.int64]) -> JsonObject:
-        at = np.arange(len(choices))
-        difference = fit.worth.of(choices) - fit.worth.of(fit.fixed)
-        gain = gain_of(*paired_gain(difference, fit.worth.weight, groups))
-        quality = float(fit.worth.of(choices) @ fit.worth.weight / fit.worth.weight.sum())
-        return {"quality": quality, "cost_usd": float(costs[at, choices].mean()), "gain": asdict(gain)}
-
-    costs = curve.model_costs_usd
-    return {
-        "curve": [
-            {"willingness_to_pay_usd": usd, **outcome(choices)}
-            for usd, choices in zip(curve.amounts_usd, curve.choices, strict=True)
-        ],
-        "strategies": {name: outcome(curve.cross_fitted(name, folds)) for name in STRATEGIES},
-    }
 
 
 def _won(table: Table) -> NDArray[np.bool_]:

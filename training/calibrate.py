@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evidence import Table
+from training.metrics import Reliability, reliability
 
 # The slopes are shrunk to 1 as by a normal prior of this spread: a handful of rows says nothing of them.
 SLOPE_SPREAD = 0.5
@@ -56,7 +57,9 @@ def _fit_scores(table: Table, forecast: Forecast) -> Slopes:
         return Slopes()
     noise = float(np.average(np.square(y - x.sum(axis=1)), weights=weight))
     gram = (x * weight[:, None]).T @ x + noise / SLOPE_SPREAD**2 * np.eye(2)
-    difficulty, contrast = 1.0 + np.linalg.solve(gram + 1e-12 * np.eye(2), (x * weight[:, None]).T @ (y - x.sum(axis=1)))
+    difficulty, contrast = 1.0 + np.linalg.solve(
+        gram + 1e-12 * np.eye(2), (x * weight[:, None]).T @ (y - x.sum(axis=1))
+    )
     return Slopes(_clip(difficulty), _clip(contrast))
 
 
@@ -76,6 +79,41 @@ def _fit_battles(table: Table, forecast: Forecast) -> Slopes:
         curvature = float(battles.weight @ (np.square(distance) * p * (1.0 - p))) + 1.0 / SLOPE_SPREAD**2
         slope += gradient / curvature
     return Slopes(contrast=_clip(slope))
+
+
+def calibration_of(
+    table: Table, quality: NDArray[np.float64], choices: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
+) -> dict[str, Reliability]:
+    """Return the calibration of the chosen model's prediction, and of all predictions that were put to the test.
+
+    quality: float64 (n_rows, n_models), estimated. choices, groups: int64 (n_rows,).
+    """
+    rows, columns, predicted, outcome = tested_predictions(table, quality, choices)
+    out = {}
+    chosen = choices[rows] == columns
+    for name, some in (("chosen model", chosen), ("all models", np.ones(len(rows), dtype=bool))):
+        if some.any():
+            out[name] = reliability(predicted[some], outcome[some], groups[rows[some]], seed)
+    return out
+
+
+def tested_predictions(
+    table: Table, quality: NDArray[np.float64], choices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return (row, column, prediction, outcome) of every prediction with a logged outcome.
+
+    For scores, the estimated quality against the score. For battles, P(a beats b) against the battle's outcome, from
+    the side of the chosen model where it fought, else from that of model_a.
+    """
+    if table.kind == "scores":
+        rows, columns = np.nonzero(~np.isnan(table.scores))
+        return rows, columns, quality[rows, columns], table.scores[rows, columns]
+    battles = table.battles
+    turned = choices[battles.rows] == battles.b
+    first, second = np.where(turned, battles.b, battles.a), np.where(turned, battles.a, battles.b)
+    logits = logit(quality)
+    lead = logits[battles.rows, first] - logits[battles.rows, second]
+    return battles.rows, first, 1 / (1 + np.exp(-lead)), np.where(turned, 1 - battles.y, battles.y)
 
 
 def logit(quality: NDArray[np.float64]) -> NDArray[np.float64]:

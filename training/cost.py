@@ -64,6 +64,20 @@ def answer_sizes(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[
     return np.asarray(np.divide(sizes, means, out=np.full_like(sizes, np.nan), where=means > 0))
 
 
+def row_sizes(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[np.float32]:
+    """Return how large each row's answers are in units of their models' means: float32 (n_rows,), 1 where unknown.
+
+    The mean over the row's known answers: how long an answer is depends on the prompt more than on the model, once the
+    model's own mean is taken away.
+    """
+    sizes = answer_sizes(table, profiles)
+    known = ~np.isnan(sizes)
+    total = np.where(known, sizes, 0.0).sum(axis=1)
+    count = known.sum(axis=1)
+    mean = np.divide(total, count, out=np.ones(len(sizes)), where=count > 0)
+    return np.asarray(mean, dtype=np.float32)
+
+
 def _paid_for(
     costs_usd: NDArray[np.float64], input_tokens: NDArray[np.float64], endpoints: Sequence[Endpoint]
 ) -> NDArray[np.float64]:

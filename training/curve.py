@@ -17,7 +17,7 @@ from router.types import STRATEGIES
 from training.select import CrossFit
 
 N_POINTS = 49
-BALANCED_LOSS = 0.005
+BALANCED_LOSS = 0.0025
 CHEAP_SHARE = 0.95
 
 

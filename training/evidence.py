@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,24 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, rows: NDArray[np.int64]) -> "Table":
+        """Return the table of ``rows`` alone, in this order; int64, none twice."""
+        position = np.full(len(self), -1)
+        position[rows] = np.arange(len(rows))
+        battles = self.battles.where(position[self.battles.rows] >= 0)
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in rows),
+            originals=tuple(self.originals[row] for row in rows),
+            scores=self.scores[rows],
+            battles=replace(battles, rows=position[battles.rows]),
+            costs_usd=self.costs_usd[rows],
+            output_tokens=self.output_tokens[rows],
+            row_weight=self.row_weight[rows],
+            intents=self.intents[rows],
+            timestamps=self.timestamps[rows],
+        )
 
 
 def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tuple[str, ...] | None = None) -> Table:

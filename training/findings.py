@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from router.prompt import prompt_hash
 from router.types import Gain, JsonObject
+from training.calibrate import calibration_of
 from training.curve import trace
 from training.evaluate import Judged
 from training.learning_curve import LearningCurve, read_learning_curve
@@ -19,7 +20,6 @@ from training.metrics import (
     aiq,
     non_decreasing_hull,
     percentile_interval,
-    reliability,
     resamples,
     share_interval,
     strong_share_curve,
@@ -188,7 +188,7 @@ def findings(judged: Judged, training_report: JsonObject | None = None) -> Findi
         two_models=two_models(judged),
         intents=intents,
         intents_from=intents_from,
-        reliability=_reliability(judged),
+        reliability=calibration_of(judged.table, judged.quality, judged.choices, judged.groups, SEED),
         shares=_shares(judged),
         deviations=deviations,
         best=tuple(one for one in examples if one.gain > 0)[:N_EXAMPLES],
@@ -274,8 +274,9 @@ def cost_quality(judged: Judged) -> CostQuality | None:
         return None
     table, worth = judged.table, judged.worth
     at, n_rows = np.arange(len(table)), len(table)
-    estimated = Prediction(judged.quality, judged.lead_error)
-    curve = trace(CrossFit(estimated, np.full(n_rows, judged.guard_z), judged.fixed, worth), expected, costs)
+    estimated = Prediction(judged.quality, judged.lead_error, np.ones(n_rows))
+    fit = CrossFit(at, estimated, np.full(n_rows, judged.guard_z), judged.fixed, worth)
+    curve = trace(fit, expected, costs)
     n_settings = len(curve.amounts_usd)
     # Columns: the settings, then the models.
     values = np.column_stack([curve.values.T, worth.values])
@@ -369,38 +370,6 @@ def _intents(judged: Judged) -> tuple[tuple[IntentLine, ...], str]:
             )
         )
     return tuple(sorted(lines, key=lambda one: (-one.n, one.intent))), source
-
-
-def _reliability(judged: Judged) -> dict[str, Reliability]:
-    """Return calibration of the chosen model's prediction, and of all predictions that were put to the test."""
-    rows, columns, predicted, outcome = _tested(judged)
-    out = {}
-    chosen = judged.choices[rows] == columns
-    for name, some in (("chosen model", chosen), ("all models", np.ones(len(rows), dtype=bool))):
-        if some.any():
-            out[name] = reliability(predicted[some], outcome[some], judged.groups[rows[some]], SEED)
-    return out
-
-
-def _tested(
-    judged: Judged,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return (row, column, prediction, outcome) of every prediction with a logged outcome.
-
-    For scores, the estimated quality against the score. For battles, P(a beats b) against the battle's outcome, from
-    the side of the chosen model where it fought, else from that of model_a.
-    """
-    table = judged.table
-    if table.kind == "scores":
-        rows, columns = np.nonzero(~np.isnan(table.scores))
-        return rows, columns, judged.quality[rows, columns], table.scores[rows, columns]
-    battles = table.battles
-    turned = judged.choices[battles.rows] == battles.b
-    first, second = np.where(turned, battles.b, battles.a), np.where(turned, battles.a, battles.b)
-    p = np.clip(judged.quality, 1e-9, 1 - 1e-9)
-    logits = np.log(p / (1 - p))
-    lead = logits[battles.rows, first] - logits[battles.rows, second]
-    return battles.rows, first, 1 / (1 + np.exp(-lead)), np.where(turned, 1 - battles.y, battles.y)
 
 
 def _shares(judged: Judged) -> tuple[Share, ...]:

@@ -28,6 +28,7 @@ from router.estimate import (
     posterior,
     prior_quality,
     quality_per_z,
+    relative_size,
     to_quality,
 )
 from router.index import Hits
@@ -44,7 +45,7 @@ FEATURE_WEIGHTS = (0.0, 0.5, 1.0)
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)  # in comparisons
 INTENT_PRIORS = (False, True)
 INTENT_SHRINKAGE = 10.0  # in neighbours of full weight
-GUARDS = (0.0, 0.5, 1.0)
+GUARDS = (0.0, 0.25, 0.5)
 TIE = 0.005
 GUARD_TIE = 0.001
 # Of the best improvement in prediction over the prior alone, a setting must keep so much to stay among the tied.
@@ -147,9 +148,7 @@ class HoldOut:
 def hold_out(places: Sequence[Place], folds: NDArray[np.int64]) -> Scheme:
     """Return the scheme of ``folds``, int64 (n_rows,), in every candidate space."""
     n_listed = int(LISTED * max(N_NEIGHBORS))
-    return Scheme(
-        folds, {one.space.feature_weight: list_near_rows(one.vectors, folds, n_listed) for one in places}
-    )
+    return Scheme(folds, {one.space.feature_weight: list_near_rows(one.vectors, folds, n_listed) for one in places})
 
 
 def grid(table: Table) -> tuple[Config, ...]:
@@ -209,7 +208,7 @@ class _Outcomes:
 def _centred(values: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return each row's values less their mean over the models seen there, 0 where unseen."""
     mean = values.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
-    return (values - mean) * seen
+    return np.asarray((values - mean) * seen)
 
 
 def try_all(
@@ -437,8 +436,10 @@ def predict(
     own_sizes = np.empty(len(held.asked))
     for some in blocks(len(held.asked), settings.n_neighbors, len(table.models)):
         similarities, rows = near.among(held.asked[some], held.train, settings.n_neighbors)
-        local = estimate(Hits(rows=rows, similarities=similarities), evidence, settings, fixed=fixed)
-        quality[some], error[some], own_sizes[some] = local.quality, local.lead_error, local.relative_size
+        hits = Hits(rows=rows, similarities=similarities)
+        local = estimate(hits, evidence, settings, fixed=fixed)
+        quality[some], error[some] = local.quality, local.lead_error
+        own_sizes[some] = relative_size(hits, evidence, settings)
     n_asked = len(held.asked)
     return CrossFit(
         rows=held.asked,
@@ -524,16 +525,16 @@ class Selection:
         self._chosen_outside = [self._chosen(held.train) for held in self._outer]
         return self._predicted(self._outer)
 
-    def cross_fitted_from(self, share_of_rows: NDArray[np.bool_]) -> CrossFit:
+    def cross_fitted_from(self, rows: NDArray[np.bool_]) -> CrossFit:
         """Return the same, estimated from the marked rows alone, bool (n_rows,), by the same settings.
 
         Call ``cross_fitted`` first.
         """
-        return self._predicted([replace(one, train=one.train & share_of_rows) for one in self._outer])
+        return self._predicted([replace(one, train=one.train & rows) for one in self._outer])
 
-    def n_learnt_from(self) -> float:
-        """Return how many rows the estimate of a tested row is learnt from, in the mean."""
-        return float(np.average([one.train.sum() for one in self._outer], weights=[len(one.asked) for one in self._outer]))
+    def can_learn_from(self, rows: NDArray[np.bool_]) -> bool:
+        """Return whether every tested row keeps some of the marked rows to learn from."""
+        return all((one.train & rows).any() for one in self._outer)
 
     def _predicted(self, outer: Sequence[HoldOut]) -> CrossFit:
         return join(

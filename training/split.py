@@ -6,8 +6,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 
+from router.errors import DataError
+
 NEAR_DUPLICATE_COSINE = 0.95
 CHUNK_ROWS = 1024
+SPLITS = ("time", "random")
+MIN_SPAN_DAYS = 14
 
 
 def near_duplicate_groups(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -48,3 +52,39 @@ def deal_folds(groups: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np
         fold_of_group[group] = smallest
         filled[smallest] += sizes[group]
     return fold_of_group[codes]
+
+
+def choose_split(timestamps: NDArray[np.float64], wanted: str | None = None) -> str:
+    """Return how to hold rows out: 'time' or 'random', as wanted or else as the timestamps suggest.
+
+    By default by time where every row has a timestamp and they span more than MIN_SPAN_DAYS.
+    timestamps: float64 (n_rows,), seconds, NaN where unknown.
+
+    Raises:
+        DataError: 'time' is wanted, but rows have no timestamp or all have the same one.
+    """
+    if wanted is not None and wanted not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {wanted!r}")
+    if wanted == "random":
+        return wanted
+    n_missing = int(np.isnan(timestamps).sum())
+    span_s = float(np.ptp(timestamps)) if n_missing == 0 else 0.0
+    if wanted is None:
+        return "time" if span_s > 86_400 * MIN_SPAN_DAYS else "random"
+    if n_missing:
+        raise DataError(
+            f"a split by time needs a timestamp on every prompt; {n_missing} of {len(timestamps)} have none"
+        )
+    if span_s == 0:
+        raise DataError("a split by time needs timestamps that differ; all are the same")
+    return wanted
+
+
+def time_blocks(timestamps: NDArray[np.float64], n_blocks: int) -> NDArray[np.int64]:
+    """Return the block of each row, int64 (n_rows,), 0 the oldest: about equally many rows, equal times together.
+
+    timestamps: float64 (n_rows,), no NaN.
+    """
+    edges = np.quantile(timestamps, np.arange(1, n_blocks) / n_blocks)
+    blocks = np.searchsorted(np.unique(edges), timestamps, side="left")
+    return np.unique(blocks, return_inverse=True)[1].astype(np.int64)

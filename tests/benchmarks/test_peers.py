@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from ours import whichmodel
 from peers import BATTLE_PEERS, PEERS, Prediction
-from pools import Pool, Split, cross_fit, one_battle_each, outcomes, stack, take
+from pools import Pool, Split, cross_fit, one_battle_each, outcomes, stack
 from scipy.optimize import check_grad
 from sklearn.neighbors import KNeighborsRegressor
 
@@ -70,14 +70,14 @@ def share_right(prediction: Prediction, split: Split) -> float:
 @pytest.mark.parametrize("name", [name for name in PEERS if name not in ("best fixed", "SW Bradley-Terry")])
 def test_every_peer_learns_which_model_is_best_where(name: str, split: Split) -> None:
     # The weakest of each grid may fail; one point of it has to find three clusters that do not touch.
-    table = take(split.pool.table, split.train)
+    table = split.pool.table.take(split.train)
     found = [share_right(PEERS[name].predict(split, table, config), split) for config in PEERS[name].grid]
     assert max(found) >= 0.9
 
 
 def test_weights_of_sw_ranking_are_too_flat_to_route_by(split: Split) -> None:
     # From 10 to 100 between orthogonal and equal prompts: the strengths lean the right way, no more.
-    table = take(split.pool.table, split.train)
+    table = split.pool.table.take(split.train)
     prediction = PEERS["SW Bradley-Terry"].predict(split, table, ())
     own = prediction.quality[np.arange(len(split.asked)), split.asked % 3]
     assert (own > prediction.quality.mean(axis=1)).mean() > 0.9
@@ -85,7 +85,7 @@ def test_weights_of_sw_ranking_are_too_flat_to_route_by(split: Split) -> None:
 
 @pytest.mark.parametrize("name", [*(name for name, one in PEERS.items() if not one.needs_scores), *BATTLE_PEERS])
 def test_every_peer_that_takes_battles_learns_from_them(name: str, split: Split) -> None:
-    table = take(one_battle_each(split.pool.table, 1), split.train)
+    table = one_battle_each(split.pool.table, 1).take(split.train)
     peer = (PEERS | BATTLE_PEERS)[name]
     found = [share_right(peer.predict(split, table, config), split) for config in peer.grid]
     chance = 1 / 3 if name == "best fixed" else 0.6
@@ -93,7 +93,7 @@ def test_every_peer_that_takes_battles_learns_from_them(name: str, split: Split)
 
 
 def test_knn_is_scikit_learns(split: Split) -> None:
-    table = take(split.pool.table, split.train)
+    table = split.pool.table.take(split.train)
     theirs = KNeighborsRegressor(7, metric="cosine").fit(split.vectors, table.scores).predict(split.queries)
     assert_allclose(peers.knn(split, table, (7,)).quality, theirs)
 
@@ -104,7 +104,7 @@ def test_smoothing_and_zero_filling_by_hand(pool: Pool) -> None:
     table = make_table(scores)
     small = replace(pool, table=table, vectors=np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [1, 0]], dtype=np.float32))
     split = Split(small, np.arange(3), np.array([3]), 0)
-    known = take(table, split.train)
+    known = table.take(split.train)
     assert_allclose(peers.smoothed_knn(split, known, (2, 4.0)).quality, [[(1 + 4 * 1.0) / 5, (0.5 + 4 * 0.25) / 5]])
     assert_allclose(peers.zero_filled_knn(split, known, (2,)).quality, [[1 / 1.8, 0.8 * 0.5 / 1.8]], rtol=1e-6)
     assert_allclose(peers.knn(split, known, (1,)).quality, [[1.0, peers.UNSEEN]])
@@ -115,13 +115,13 @@ def test_sw_ranking_of_two_models_is_the_weighted_log_odds(pool: Pool) -> None:
     small = replace(pool, table=make_table(scores), vectors=np.array([[1, 0], [0, 1], [0.6, 0.8], [1, 0]], np.float32))
     split = Split(small, np.arange(3), np.array([3]), 0)
     won, lost, tied = 10 * 10**1.0, 10 * 10**0.0, 10 * 10**0.6
-    logits = peers.similarity_weighted_ranking(split, take(small.table, split.train), ()).logits
+    logits = peers.similarity_weighted_ranking(split, small.table.take(split.train), ()).logits
     expected = np.log((won + tied / 2) / (lost + tied / 2))
     assert_allclose(logits[0, 0] - logits[0, 1], expected, rtol=1e-3)
 
 
 def test_gradients_of_matrix_factorization(pool: Pool) -> None:
-    table = take(pool.table, np.arange(6))
+    table = pool.table.take(np.arange(6))
     battles = one_battle_each(table, 0)
     for slope in (peers._score_slope(table), peers._battle_slope(battles)):
         logits = np.random.default_rng(0).standard_normal(6 * N_MODELS)
@@ -134,7 +134,7 @@ def test_gradients_of_matrix_factorization(pool: Pool) -> None:
 
 
 def test_task_known_reads_the_asked_task(pool: Pool, split: Split) -> None:
-    known = take(pool.table, split.train)
+    known = pool.table.take(split.train)
     quality = peers.task_known(split, known, ()).quality
     for row, asked in enumerate(split.asked[:9]):
         assert_allclose(quality[row], known.scores[known.intents == asked % 3].mean(axis=0))
@@ -153,9 +153,9 @@ def test_take_and_stack_keep_battles_with_their_rows(pool: Pool) -> None:
     lengths = np.arange(N_ROWS * N_MODELS, dtype=np.float64).reshape(N_ROWS, N_MODELS)
     battles = replace(one_battle_each(pool.table, 0), output_tokens=lengths)
     rows = np.array([5, 2, 9])
-    some = take(battles, rows)
+    some = battles.take(rows)
     assert_array_equal(outcomes(some), outcomes(battles)[rows])
-    both = stack([some, take(battles, np.array([7]))])
+    both = stack([some, battles.take(np.array([7]))])
     assert_array_equal(outcomes(both), outcomes(battles)[[5, 2, 9, 7]])
     assert both.texts[3] == "prompt 7"
     assert_array_equal(both.output_tokens, lengths[[5, 2, 9, 7]])
