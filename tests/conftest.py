@@ -113,6 +113,7 @@ def artifact(encoder: OnnxEncoder) -> RouterArtifact:
             prior=scores.mean(axis=0),
             intent_priors=intent_priors,
             variance=scores.var(axis=0),
+            sizes=np.ones(len(scores), dtype=np.float32),
         ),
         won=scores == scores.max(axis=1, keepdims=True),
         prompt_hashes=np.stack([np.frombuffer(bytes.fromhex(prompt_hash(text)), dtype=np.uint8) for text in texts]),

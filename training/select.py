@@ -355,7 +355,7 @@ def pick(trials: list[list[Trial]], configs: tuple[Config, ...]) -> int:
     utility = np.mean([_mean([trial.utility for trial in one], one) for one in schemes], axis=0)
     loss = np.mean([_mean([trial.loss for trial in one], one) for one in schemes], axis=0)
     # The guard is chosen last: it changes no prediction.
-    unguarded = np.array([one.guard_z == min(GUARDS) for one in configs])
+    unguarded = np.array([one.guard_z for one in configs]) == min(one.guard_z for one in configs)
     tied = np.flatnonzero(unguarded & (utility >= utility[unguarded].max() - TIE))
     # Below 0 where neighbours predict better than the priors alone.
     bound = KEPT_IMPROVEMENT * min(float(loss[tied].min()), 0.0)

@@ -130,7 +130,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (lambda raw: raw.update(format_version=2), "format_version 2, this version reads 1"),
+        (lambda raw: raw.update(format_version=1), "format_version 1, this version reads 2"),
         (lambda raw: raw.pop("format_version"), "format_version None"),
         (lambda raw: raw.update(artifact_id="0" * 16), "artifact_id"),
         (lambda raw: raw.pop("artifact_id"), "artifact_id"),

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.estimate import EstimatorSettings, Evidence, estimate, neighbor_weights, prior_quality, to_quality
+from router.estimate import (
+    EstimatorSettings,
+    Evidence,
+    estimate,
+    neighbor_weights,
+    prior_quality,
+    relative_size,
+    to_quality,
+)
 from router.index import Hits
 
 N_ROWS, N_MODELS, N_INTENTS = 60, 4, 3
@@ -29,6 +37,7 @@ def random_evidence(kind: str, seed: int) -> Evidence:
         prior=prior,
         intent_priors=prior + rng.normal(0, 0.1, (N_INTENTS, N_MODELS)),
         variance=rng.uniform(0.05, 0.2, N_MODELS) if kind == "scores" else np.ones(N_MODELS),
+        sizes=rng.uniform(0.2, 3.0, N_ROWS).astype(np.float32),
     )
 
 
@@ -66,7 +75,13 @@ def slow_estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, f
             w[i] * (float(evidence.g[row, m]) / depth[m] - float(evidence.g[row, fixed]) / depth[fixed])
             for i, row in enumerate(rows)
         ]
-        lead_error.append(sqrt(sum(one * one for one in paired)))
+        lead_error.append(settings.contrast_slope * sqrt(sum(one * one for one in paired)))
+    apart = [one - float(prior) for one, prior in zip(z, evidence.prior, strict=True)]
+    shared = sum(apart) / N_MODELS
+    z = [
+        float(prior) + settings.difficulty_slope * shared + settings.contrast_slope * (one - shared)
+        for one, prior in zip(apart, evidence.prior, strict=True)
+    ]
     mean = sum(z) / N_MODELS
 
     def quality(value: float) -> float:
@@ -91,6 +106,7 @@ SETTINGS = [
         n_neighbors=20, temperature=0.02, usual_similarity=0.1, shrinkage=0.25, intent_shrinkage=0.0, guard_z=0.5
     ),
     EstimatorSettings(n_neighbors=20, temperature=5.0, shrinkage=30.0, intent_shrinkage=1e6, guard_z=0.1),
+    EstimatorSettings(n_neighbors=20, shrinkage=3.0, guard_z=0.5, difficulty_slope=1.6, contrast_slope=0.7),
 ]
 
 
@@ -108,6 +124,39 @@ def test_fast_path_equals_the_loop(kind: str, settings: EstimatorSettings, seed:
     in_z = np.delete(np.array(slow["lead_error"]) * np.abs(quality - quality[1]), 1)
     in_quality = np.delete(fast.lead_error * np.abs(z - z[1]), 1)
     np.testing.assert_allclose(in_quality, in_z, atol=1e-6, err_msg="lead_error / lead")
+
+
+def test_many_prompts_at_once_are_each_alone() -> None:
+    evidence = random_evidence("scores", 0)
+    hits = [random_hits(20, seed) for seed in range(7)]
+    together = Hits(
+        rows=np.stack([one.rows for one in hits]), similarities=np.stack([one.similarities for one in hits])
+    )
+    many = estimate(together, evidence, SETTINGS[3], fixed=2)
+    sizes = relative_size(together, evidence, SETTINGS[3])
+    for at, one in enumerate(hits):
+        alone = estimate(one, evidence, SETTINGS[3], fixed=2)
+        for name in ("quality", "low", "high", "support", "lead_error", "intent_weights"):
+            np.testing.assert_allclose(getattr(many, name)[at], getattr(alone, name), atol=1e-9, err_msg=name)
+        assert sizes[at] == pytest.approx(float(relative_size(one, evidence, SETTINGS[3])))
+
+
+def test_relative_size_by_hand() -> None:
+    evidence = random_evidence("scores", 0)
+    hits, settings = random_hits(5, 1), SETTINGS[2]
+    w = neighbor_weights(hits.similarities, settings)
+    pull = sum(one * (float(evidence.sizes[row]) - 1) for one, row in zip(w, hits.rows, strict=True))
+    assert float(relative_size(hits, evidence, settings)) == pytest.approx(1 + pull / (3 + sum(w)))
+    unknown = replace(evidence, sizes=np.ones(N_ROWS, dtype=np.float32))
+    assert float(relative_size(hits, unknown, settings)) == 1.0
+
+
+def test_difficulty_alone_changes_no_choice() -> None:
+    evidence, hits = random_evidence("scores", 3), random_hits(20, 4)
+    plain = estimate(hits, evidence, EstimatorSettings(n_neighbors=20), fixed=0).quality
+    hard = estimate(hits, evidence, EstimatorSettings(n_neighbors=20, difficulty_slope=1.5), fixed=0).quality
+    np.testing.assert_allclose(plain - plain[0], hard - hard[0], atol=1e-12)
+    assert (plain != hard).all()
 
 
 def test_without_intents_the_global_prior_is_used() -> None:
@@ -183,6 +232,8 @@ def test_quality_of_battles_is_against_the_average_candidate() -> None:
         {"shrinkage": -1.0},
         {"intent_shrinkage": float("nan")},
         {"guard_z": -0.1},
+        {"difficulty_slope": -0.1},
+        {"contrast_slope": float("inf")},
         {"weights": "uniform"},
         {"missing": "mean"},
     ],
@@ -225,6 +276,7 @@ def test_pulze_documented_scores(with_intents: bool) -> None:
         prior=prior,
         intent_priors=intent_priors,
         variance=np.ones(2),
+        sizes=np.ones(len(hits), dtype=np.float32),
     )
     settings = EstimatorSettings(n_neighbors=10, weights="similarity", missing="zero", shrinkage=0)
     similarities = np.array([one["similarity"] for one in hits], dtype=np.float32)

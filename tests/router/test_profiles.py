@@ -44,14 +44,12 @@ def test_relative_sizes_by_hand() -> None:
     }
     names = ("two", "logged", "nothing", "unheard of")
     # A longer answer makes the other endpoint the cheapest: 3 * 5 + 20 * 1 = 35 against 3 * 1 + 20 * 2 = 43.
-    longer = expected_costs_usd(profiles, names, "123456789", np.array([2.0, 3.0, 2.0, 2.0]))
-    np.testing.assert_allclose(longer, [35e-6, 0.75, np.nan, np.nan])
-    shorter = expected_costs_usd(profiles, names, "123456789", np.array([0.5, 0.0, 1.0, 1.0]))
-    np.testing.assert_allclose(shorter, [13e-6, 0.0, np.nan, np.nan])
-    usual = expected_costs_usd(profiles, names, "123456789", np.ones(4))
+    longer = expected_costs_usd(profiles, names, "123456789", 2.0)
+    np.testing.assert_allclose(longer, [35e-6, 0.5, np.nan, np.nan])
+    shorter = expected_costs_usd(profiles, names, "123456789", 0.5)
+    np.testing.assert_allclose(shorter, [13e-6, 0.125, np.nan, np.nan])
+    usual = expected_costs_usd(profiles, names, "123456789", 1.0)
     np.testing.assert_array_equal(usual, expected_costs_usd(profiles, names, "123456789"))
-    with pytest.raises(ValueError, match="zip"):
-        expected_costs_usd(profiles, names, "123456789", np.ones(3))
 
 
 def test_a_token_that_was_begun_counts() -> None:

@@ -22,7 +22,9 @@ def random_fit(seed: int) -> tuple[CrossFit, np.ndarray]:
     quality, values = rng.random((2, N_ROWS, N_MODELS))
     worth = ValueMatrix(values, rng.uniform(0.5, 2, N_ROWS), np.ones((N_ROWS, N_MODELS)))
     error = rng.uniform(0, 0.2, (N_ROWS, N_MODELS))
-    fit = CrossFit(Prediction(quality, error), np.full(N_ROWS, 0.5), np.full(N_ROWS, 2), worth)
+    fit = CrossFit(
+        np.arange(N_ROWS), Prediction(quality, error, np.ones(N_ROWS)), np.full(N_ROWS, 0.5), np.full(N_ROWS, 2), worth
+    )
     return fit, rng.uniform(0.5, 1.5, (N_ROWS, N_MODELS)) * np.array([4e-3, 1e-3, 2e-3, 5e-4])
 
 
@@ -40,7 +42,9 @@ def test_bulk_choices_equal_a_loop(seed: int) -> None:
 
 def test_equal_quality_goes_to_the_cheaper() -> None:
     fit, costs = random_fit(0)
-    flat = replace(fit, prediction=Prediction(np.full((N_ROWS, N_MODELS), 0.5), np.zeros((N_ROWS, N_MODELS))))
+    flat = replace(
+        fit, prediction=Prediction(np.full((N_ROWS, N_MODELS), 0.5), np.zeros((N_ROWS, N_MODELS)), np.ones(N_ROWS))
+    )
     flat = replace(flat, fixed=np.argmin(costs, axis=1))
     assert (flat.choose(None, costs) == np.argmin(costs, axis=1)).all()
 

@@ -8,15 +8,32 @@ import pytest
 from numpy.typing import NDArray
 
 from router.estimate import estimate
-from router.index import NeighborIndex
+from router.index import Hits, NeighborIndex
 from router.policy import Field, choose
 from router.space import Space
 from router.types import Policy, Verdict
 from training import select
+from training.calibrate import Slopes
 from training.evidence import Battles, Table
 from training.fit import fit_evidence
-from training.select import Config, Far, Place, Selection, best_fixed, grid, nearest, try_all
+from training.near import nearest
+from training.select import (
+    Chosen,
+    Config,
+    Far,
+    HoldOut,
+    Place,
+    Selection,
+    Trial,
+    best_fixed,
+    grid,
+    hold_out,
+    pick,
+    predict,
+    try_all,
+)
 from training.split import deal_folds
+from training.value import value_matrix
 
 N_ROWS, N_MODELS, DIM = 120, 4, 8
 FAR = Far(usual_similarity=0.7, far_temperature=0.3)
@@ -74,25 +91,60 @@ CONFIGS = tuple(
 )
 
 
+def held_of(table: Table, rows: NDArray[np.int64]) -> HoldOut:
+    """Hold ``rows`` out, by the fold scheme that has them for its second fold."""
+    folds = np.isin(np.arange(N_ROWS), rows).astype(np.int64)
+    return HoldOut(hold_out(PLACES, folds), folds == 0, rows)
+
+
+def centred_loss(table: Table, row: int, z: NDArray[np.float64]) -> float:
+    """Squared error of the differences between models, one row at a time; logarithmic on battles."""
+    if table.kind == "scores":
+        seen = np.flatnonzero(~np.isnan(table.scores[row]))
+        if not len(seen):
+            return 0.0
+        truth, guess = table.scores[row, seen], z[seen]
+        return float(table.row_weight[row] * np.mean(((guess - guess.mean()) - (truth - truth.mean())) ** 2))
+    total = 0.0
+    for at in np.flatnonzero((table.battles.rows == row) & ~table.battles.both_bad):
+        lead = z[table.battles.a[at]] - z[table.battles.b[at]]
+        p = 1 / (1 + np.exp(-lead))
+        y = table.battles.y[at]
+        total -= table.battles.weight[at] * (y * np.log(p) + (1 - y) * np.log(1 - p))
+    return total
+
+
 @pytest.mark.parametrize("kind", ["scores", "battles"])
 @pytest.mark.parametrize("block_bytes", [1, 64 << 20])
-def test_choices_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Utility and loss of every configuration, against the estimator and the policy that serve, prompt by prompt."""
     monkeypatch.setattr(select, "BLOCK_BYTES", block_bytes)
     table = table_of(kind)
     rows = np.arange(0, N_ROWS, 4)
-    train = ~np.isin(np.arange(N_ROWS), rows)
-    trial = try_all(table, PLACES, train, rows, CONFIGS)
-    field = Field(np.ones(N_MODELS, dtype=bool), np.full(N_MODELS, np.nan), (), trial.fixed)
-    n_moved = 0
+    held = held_of(table, rows)
+    trial = try_all(table, PLACES, held, CONFIGS)
+    plain = fit_evidence(table, held.train, use_intents=False)
+    worth = value_matrix(table, plain, rows)
+    fixed = best_fixed(table, plain, np.flatnonzero(held.train))
+    field = Field(np.ones(N_MODELS, dtype=bool), np.full(N_MODELS, np.nan), (), fixed)
+    n_moved = n_compared = 0
     for index, config in enumerate(CONFIGS):
         place = next(one for one in PLACES if one.space.feature_weight == config.feature_weight)
-        whole = fit_evidence(table, train, use_intents=config.intent_prior)
-        evidence = replace(whole, h=whole.h[train], g=whole.g[train], intents=whole.intents[train])
-        neighbors = NeighborIndex(place.vectors[train].astype(np.float16))
+        whole = fit_evidence(table, held.train, use_intents=config.intent_prior)
+        evidence = replace(
+            whole,
+            h=whole.h[held.train],
+            g=whole.g[held.train],
+            intents=whole.intents[held.train],
+            sizes=whole.sizes[held.train],
+        )
+        neighbors = NeighborIndex(place.vectors[held.train].astype(np.float16))
         settings = config.settings(place.far, kind)
+        utility = loss = 0.0
+        near_tie = False
         for at, row in enumerate(rows):
             hits = neighbors.search(place.vectors[row], settings.n_neighbors)
-            local = estimate(hits, evidence, settings, fixed=trial.fixed)
+            local = estimate(hits, evidence, settings, fixed=fixed)
             choice = choose(
                 local,
                 field,
@@ -101,24 +153,40 @@ def test_choices_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monke
                 willingness_to_pay_usd=None,
                 guard_z=settings.guard_z,
             )
-            lead = local.quality - local.quality[trial.fixed] - settings.guard_z * local.lead_error
-            near_tie = np.sort(np.abs(np.delete(lead, trial.fixed)))[0] < 1e-5
-            assert near_tie or choice.column == trial.choices[index, at], (config, row, choice.reason)
-            n_moved += choice.column != trial.fixed
+            lead = local.quality - local.quality[fixed] - settings.guard_z * local.lead_error
+            near_tie |= bool(np.sort(np.abs(np.delete(lead, fixed)))[0] < 1e-5)
+            utility += worth.weight[at] * worth.values[at, choice.column]
+            z = local.quality if kind == "scores" else np.log(local.quality / (1 - local.quality))
+            loss += centred_loss(table, int(row), z) - centred_loss(table, int(row), plain.prior)
+            n_moved += choice.column != fixed
+        assert trial.loss[index] == pytest.approx(loss, abs=1e-3), config
+        if not near_tie:
+            assert trial.utility[index] == pytest.approx(utility, abs=1e-6), config
+            n_compared += 1
     assert n_moved > len(CONFIGS), "the comparison is of choices that differ from the fixed model"
-    again = try_all(table, PLACES, train, rows, CONFIGS)
-    np.testing.assert_array_equal(trial.choices, again.choices)
+    assert n_compared > len(CONFIGS) / 2
+    again = try_all(table, PLACES, held, CONFIGS)
+    np.testing.assert_array_equal(trial.utility, again.utility)
 
 
-@pytest.mark.parametrize("k", [1, 7, 90, 500])
-def test_nearest_is_a_sort(k: int) -> None:
-    vectors = PLACES[0].vectors
-    rows = np.arange(10, 100)
-    similarities, found = nearest(vectors[:10], vectors, rows, k)
-    for query in range(10):
-        order = np.argsort(-(vectors[rows] @ vectors[query]), kind="stable")[:k]
-        assert found[query].tolist() == rows[order].tolist()
-    assert similarities.shape == found.shape == (10, min(k, 90))
+@pytest.mark.parametrize("kind", ["scores", "battles"])
+def test_predictions_are_those_of_serving(kind: str) -> None:
+    table = table_of(kind)
+    rows = np.arange(0, N_ROWS, 3)
+    held = held_of(table, rows)
+    chosen = Chosen(CONFIGS[5], Slopes(difficulty=1.4, contrast=0.8))
+    fit = predict(table, PLACES, held, chosen)
+    place = next(one for one in PLACES if one.space.feature_weight == chosen.config.feature_weight)
+    settings = chosen.settings(place.far, kind)
+    assert (settings.difficulty_slope, settings.contrast_slope) == (1.4, 0.8)
+    evidence = fit_evidence(table, held.train, use_intents=chosen.config.intent_prior)
+    for at, row in enumerate(rows):
+        similarities, found = nearest(
+            place.vectors[row][None], place.vectors, np.flatnonzero(held.train), settings.n_neighbors
+        )
+        local = estimate(Hits(found[0], similarities[0]), evidence, settings, fixed=int(fit.fixed[at]))
+        np.testing.assert_allclose(fit.prediction.quality[at], local.quality, atol=1e-6)
+        np.testing.assert_allclose(fit.prediction.error[at], local.lead_error, atol=1e-6)
 
 
 def flipped(table: Table, rows: NDArray[np.bool_]) -> Table:
@@ -155,13 +223,17 @@ def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     """With one configuration there is nothing to select: each fold is routed by the other folds."""
     monkeypatch.setattr(select, "grid", lambda table: CONFIGS[4:5])
     table, folds = table_of("scores"), deal_folds(np.arange(N_ROWS), 4, seed=0)
-    fit = select_all(table, folds).cross_fitted()
+    selection = select_all(table, folds)
+    fit = selection.cross_fitted()
     choices, fixed, worth = fit.choose(), fit.fixed, fit.worth
     for fold in range(4):
-        trial = try_all(table, PLACES, folds != fold, np.flatnonzero(folds == fold), CONFIGS[4:5])
-        np.testing.assert_array_equal(choices[folds == fold], trial.choices[0])
-        assert set(fixed[folds == fold]) == {trial.fixed}
-        np.testing.assert_array_equal(worth.values[folds == fold], trial.worth.values)
+        chosen = selection._chosen(folds != fold)
+        assert chosen.config == CONFIGS[4]
+        held = HoldOut(hold_out(PLACES, folds), folds != fold, np.flatnonzero(folds == fold))
+        by_hand = predict(table, PLACES, held, chosen)
+        np.testing.assert_array_equal(choices[folds == fold], by_hand.choose())
+        assert set(fixed[folds == fold]) == set(by_hand.fixed)
+        np.testing.assert_array_equal(worth.values[folds == fold], by_hand.worth.values)
 
 
 def test_progress_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +253,29 @@ def test_ties_go_to_more_caution(monkeypatch: pytest.MonkeyPatch) -> None:
     same = replace(table, scores=np.where(np.isnan(table.scores), np.nan, 0.5))
     folds = deal_folds(np.arange(N_ROWS), 3, seed=0)
     monkeypatch.setattr(select, "grid", lambda table: CONFIGS)
-    assert select_all(same, folds).final() == max(CONFIGS, key=lambda one: one.caution)
+    chosen = select_all(same, folds).final()
+    assert chosen.config == max(CONFIGS, key=lambda one: one.caution)
+    assert chosen.slopes.contrast == pytest.approx(1.0, abs=0.2), "nothing speaks for another slope"
+
+
+def trial_of(utility: list[float], loss: list[float]) -> Trial:
+    return Trial(np.array(utility), np.array(loss), 1.0)
+
+
+def test_value_then_prediction_then_caution() -> None:
+    configs = tuple(Config(shrinkage, 100, False, 0.0, 0.1, 0.0) for shrinkage in (1.0, 3.0, 10.0, 30.0))
+    assert pick([[trial_of([0.60, 0.60, 0.60, 0.59], [-0.1] * 4)]], configs) == 2, "more value than the most cautious"
+    assert pick([[trial_of([0.60] * 4, [-0.10, -0.099, -0.05, 0.0])]], configs) == 1, "5 % of the improvement may go"
+    assert pick([[trial_of([0.60] * 4, [0.03, 0.02, 0.01, 0.0])]], configs) == 3, "nothing improves on the priors"
+    assert pick([[trial_of([0.60, 0.5, 0.5, 0.5], [0.1, -1, -1, -1])]], configs) == 0, "value comes first"
+    assert pick([[], []], configs) == 3
+
+
+def test_the_widest_guard_that_costs_nothing_is_taken() -> None:
+    configs = tuple(Config(1.0, 100, False, guard, 0.1, 0.0) for guard in (0.0, 0.5, 1.0))
+    assert pick([[trial_of([0.6, 0.5995, 0.597], [-0.1] * 3)]], configs) == 1
+    assert pick([[trial_of([0.6, 0.7, 0.7], [-0.1] * 3)]], configs) == 2
+    assert pick([[trial_of([0.6, 0.5, 0.5], [-0.1] * 3)]], configs) == 0
 
 
 @pytest.mark.parametrize("names", [(), ("x",), ("x", "y")])

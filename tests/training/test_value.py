@@ -93,7 +93,14 @@ def test_the_outcome_model_alone_would_be_wrong() -> None:
 def evidence_of(prior: list[float], kind: str) -> Evidence:
     nothing = np.zeros((0, len(prior)), dtype=np.float32)
     return Evidence(
-        kind, nothing, nothing, np.zeros(0, np.int32), np.array(prior), np.zeros((0, len(prior))), np.ones(len(prior))
+        kind,
+        nothing,
+        nothing,
+        np.zeros(0, np.int32),
+        np.array(prior),
+        np.zeros((0, len(prior))),
+        np.ones(len(prior)),
+        np.ones(0, np.float32),
     )
 
 
