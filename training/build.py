@@ -18,7 +18,7 @@ from training.cost import learned_profiles, row_sizes
 from training.embed import embed_texts, make_places
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
-from training.held_out import Test, report_held_out
+from training.held_out import Plan, report_held_out
 from training.report import Report
 from training.select import FEATURE_WEIGHTS, Selection, best_fixed
 from training.split import choose_split, cluster_groups, deal_folds, near_duplicate_groups, time_blocks
@@ -103,7 +103,7 @@ def train(
     model = table.models[best_fixed(table, evidence, np.arange(len(table)))]
     settings = chosen.settings(place.far, table.kind)
     held_out = report_held_out(
-        Test(table, groups, folds if blocks is None else blocks, in_time),
+        Plan(table, groups, folds if blocks is None else blocks, in_time),
         selection,
         priced,
         model,

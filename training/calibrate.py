@@ -15,7 +15,7 @@ from training.metrics import Reliability, reliability
 # The slopes are shrunk to 1 as by a normal prior of this spread: a handful of rows says nothing of them.
 SLOPE_SPREAD = 0.5
 MAX_SLOPE = 3.0
-NEWTON_STEPS = 20
+BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,23 @@ def _fit_battles(table: Table, forecast: Forecast) -> Slopes:
     lead, usual = (
         logits[at, battles.a] - logits[at, battles.b] for logits in (logit(forecast.quality), logit(forecast.prior))
     )
-    distance, slope = lead - usual, 1.0
-    for _ in range(NEWTON_STEPS):
-        p = 1.0 / (1.0 + np.exp(-(usual + slope * distance)))
-        gradient = float(battles.weight @ (distance * (battles.y - p))) - (slope - 1.0) / SLOPE_SPREAD**2
-        curvature = float(battles.weight @ (np.square(distance) * p * (1.0 - p))) + 1.0 / SLOPE_SPREAD**2
-        slope += gradient / curvature
-    return Slopes(contrast=_clip(slope))
+    distance = lead - usual
+
+    def rising(slope: float) -> float:
+        """The derivative of the penalised loss, which rises with the slope."""
+        p = 0.5 + 0.5 * np.tanh(0.5 * (usual + slope * distance))  # exp would overflow
+        return float(battles.weight @ (distance * (p - battles.y))) + (slope - 1.0) / SLOPE_SPREAD**2
+
+    low, high = 0.0, MAX_SLOPE
+    if rising(low) >= 0:
+        return Slopes(contrast=low)
+    if rising(high) <= 0:
+        return Slopes(contrast=high)
+    # Bisection: Newton's steps run away where the estimates are sure and wrong.
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return Slopes(contrast=0.5 * (low + high))
 
 
 def calibration_of(
@@ -88,7 +98,7 @@ def calibration_of(
 
     quality: float64 (n_rows, n_models), estimated. choices, groups: int64 (n_rows,).
     """
-    rows, columns, predicted, outcome = tested_predictions(table, quality, choices)
+    rows, columns, predicted, outcome = logged_predictions(table, quality, choices)
     out = {}
     chosen = choices[rows] == columns
     for name, some in (("chosen model", chosen), ("all models", np.ones(len(rows), dtype=bool))):
@@ -97,18 +107,19 @@ def calibration_of(
     return out
 
 
-def tested_predictions(
+def logged_predictions(
     table: Table, quality: NDArray[np.float64], choices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return (row, column, prediction, outcome) of every prediction with a logged outcome.
 
     For scores, the estimated quality against the score. For battles, P(a beats b) against the battle's outcome, from
-    the side of the chosen model where it fought, else from that of model_a.
+    the side of the chosen model where it fought, else from that of model_a; without those where both were bad, which
+    say nothing of one against the other.
     """
     if table.kind == "scores":
         rows, columns = np.nonzero(~np.isnan(table.scores))
         return rows, columns, quality[rows, columns], table.scores[rows, columns]
-    battles = table.battles
+    battles = table.battles.where(~table.battles.both_bad)
     turned = choices[battles.rows] == battles.b
     first, second = np.where(turned, battles.b, battles.a), np.where(turned, battles.a, battles.b)
     logits = logit(quality)

@@ -1,10 +1,10 @@
 """Cost against quality: what choices cost and are worth along the willingness to pay, and its named points.
 
     quality    cost does not matter
-    balanced   the cheapest point within half a point of the best that costs no more than the best fixed model
+    balanced   the cheapest point within a quarter of a point of the best that costs no more than the best fixed model
     cheap      the cheapest point that keeps 95 % of the best quality
 
-The points are chosen on cross-fitted rows; for the report each fold's points are chosen on the other folds' rows.
+The points are chosen on cross-fitted rows; for the report, on rows held out among those that a fold is learnt from.
 """
 
 from collections.abc import Sequence
@@ -39,23 +39,15 @@ class Curve:
     fixed_costs_usd: NDArray[np.float64]
     weight: NDArray[np.float64]
 
-    def named_points(self, rows: NDArray[np.bool_]) -> dict[str, int]:
-        """Return the index of each strategy's point, chosen on the rows marked in ``rows``, bool (n_rows,)."""
-        weight = self.weight * rows
-        value = self.values @ weight / max(float(weight.sum()), 1e-12)
-        cost = self.costs_usd[:, rows].mean(axis=1)
-        affordable = cost <= self.fixed_costs_usd[rows].mean()
+    def named_amounts_usd(self) -> dict[str, float | None]:
+        """Return each strategy's willingness to pay, None where cost does not matter."""
+        value = self.values @ self.weight / max(float(self.weight.sum()), 1e-12)
+        cost = self.costs_usd.mean(axis=1)
+        affordable = cost <= self.fixed_costs_usd.mean()
         within = affordable & (value >= np.max(value, where=affordable, initial=-np.inf) - BALANCED_LOSS)
         keeps = value >= CHEAP_SHARE * value.max()
-        return dict(zip(STRATEGIES, (0, _cheapest(within, cost), _cheapest(keeps, cost)), strict=True))
-
-    def cross_fitted(self, strategy: str, folds: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the choices of a strategy, int64 (n_rows,), each fold's point chosen on the other folds."""
-        out = np.empty(len(folds), dtype=np.int64)
-        for fold in np.unique(folds):
-            own = folds == fold
-            out[own] = self.choices[self.named_points(~own)[strategy], own]
-        return out
+        points = (0, _cheapest(within, cost), _cheapest(keeps, cost))
+        return {name: self.amounts_usd[point] for name, point in zip(STRATEGIES, points, strict=True)}
 
 
 def _cheapest(allowed: NDArray[np.bool_], cost: NDArray[np.float64]) -> int:

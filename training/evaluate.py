@@ -35,13 +35,15 @@ def score_choices(
     details: JsonObject,
     margin: float = DEFAULT_MARGIN,
     error_factor: float = 1.0,
+    n_logged: int | None = None,
 ) -> Report:
     """Return the report of ``choices`` against ``fixed``, both int64 (n_rows,), columns of the table's models.
 
     worth: over all rows of the table. groups: int64 (n_rows,), rows of one group are not independent.
     costs_usd: float64 (n_rows, n_models), or None where not every model has a price. To ``details`` are added the
     verdict's margin, and the rows that it asks for or None. error_factor: what the gain's standard error is multiplied
-    by, above 1 where the choices were cross-fitted on these very rows.
+    by, above 1 where the choices were cross-fitted on these very rows. n_logged: rows of the log that this table was
+    held out of, when it is not all of them: the rows asked for are counted in these.
     """
     at = np.arange(len(table))
     mine, theirs = worth.of(choices), worth.of(fixed)
@@ -51,7 +53,7 @@ def score_choices(
     fixed_cost = None if costs_usd is None else float(costs_usd[at, fixed].mean())
     effective = None if _fully_scored(table) else worth.effective_comparisons(choices)
     gain = gain_of(mean, error_factor * error)
-    held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, len(table), effective)
+    held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, n_logged or len(table), effective)
     ruling = rule(held_out, margin=margin)
     counts = np.bincount(choices, minlength=len(table.models)) / max(len(choices), 1)
     return Report(

@@ -3,7 +3,7 @@
 Every tested row is decided by an estimator, settings, slopes and strategy that were learnt without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,12 +23,14 @@ from training.verdict import gain_of
 
 # Where costs are known, the verdict is about routing that costs no more than the fixed model.
 DEFAULT_STRATEGY = "balanced"
+Amounts = dict[str, float | None]
+"""Strategy to USD that a unit of quality is worth, None where cost does not matter."""
 LEARNING_SHARES = (0.125, 0.25, 0.5)
 MIN_LEARNING_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Test:
+class Plan:
     """How the rows were held out.
 
     table: all rows. groups: int64 (n_rows,), near-duplicates share one. parts: int64 (n_rows,), the fold or the block
@@ -51,15 +53,15 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutReport:
-    """report: the numbers. strategies: USD that a unit of quality is worth, None where cost does not matter."""
+    """report: the numbers. strategies: chosen on all tested rows. default_strategy: what the report is about."""
 
     report: Report
-    strategies: Mapping[str, float | None]
+    strategies: Amounts
     default_strategy: str
 
 
 def report_held_out(
-    test: Test,
+    plan: Plan,
     selection: Selection,
     profiles: Mapping[str, ModelProfile],
     best_fixed: str,
@@ -72,14 +74,17 @@ def report_held_out(
 
     best_fixed: the model that is best on all rows, which the report names. details: what else the report keeps.
     """
-    run = _Run(test, profiles, selection.cross_fitted())
-    strategies: dict[str, float | None] = dict.fromkeys(STRATEGIES)
+    fit = selection.cross_fitted()
+    amounts = _amounts_inside(plan, profiles, selection)
+    run = _Run(plan, profiles, fit, amounts)
+    strategies: Amounts = dict.fromkeys(STRATEGIES)
     trade_off: JsonObject = {}
-    if run.curve is not None:
-        points = run.curve.named_points(np.ones(len(run.fit.rows), dtype=bool))
-        strategies = {name: run.curve.amounts_usd[point] for name, point in points.items()}
-        trade_off = run.trade_off(run.curve)
-    choices = run.choices()
+    default = "quality"
+    curve = run.curve()
+    if curve is not None:
+        default, strategies, trade_off = DEFAULT_STRATEGY, curve.named_amounts_usd(), run.trade_off(curve)
+    choices = run.choices(default)
+    calibration = calibration_of(run.table, run.fit.prediction.quality, choices, run.groups, seed)
     report = score_choices(
         run.table,
         run.fit.worth,
@@ -88,52 +93,70 @@ def report_held_out(
         best_fixed,
         run.groups,
         run.costs_usd,
-        protocol=test.protocol,
+        protocol=plan.protocol,
         details={
             **details,
-            "split": "time" if test.in_time else "random",
-            "strategy": DEFAULT_STRATEGY if trade_off else "quality",
+            "split": "time" if plan.in_time else "random",
+            "strategy": default,
             **trade_off,
-            **_leaks(test, run, choices),
+            **_leaks(plan, run, choices),
             "calibration": {
-                name: asdict(one)
-                for name, one in calibration_of(
-                    run.table, run.fit.prediction.quality, choices, run.groups, seed
-                ).items()
+                name: {**asdict(one), "bins": [asdict(part) for part in one.bins]} for name, one in calibration.items()
             },
         },
         margin=margin,
         error_factor=run.error_factor,
+        n_logged=len(plan.table),
     )
     report.details["learning_curve"] = [
-        asdict(one) for one in _learning_curve(test, selection, profiles, report.gain, seed)
+        asdict(one) for one in _learning_curve(plan, selection, profiles, amounts, report.gain, default, seed)
     ]
-    return HeldOutReport(report, strategies, DEFAULT_STRATEGY if trade_off else "quality")
+    return HeldOutReport(report, strategies, default)
+
+
+def _expected_costs(plan: Plan, profiles: Mapping[str, ModelProfile], fit: CrossFit) -> NDArray[np.float64]:
+    """Return what the router reckons with on the rows of ``fit``: float64 (n, n_models), NaN where unknown."""
+    sizes = zip(fit.rows.tolist(), fit.prediction.sizes.tolist(), strict=True)
+    table = plan.table
+    return np.stack([expected_costs_usd(profiles, table.models, table.originals[row], size) for row, size in sizes])
+
+
+def _amounts_inside(plan: Plan, profiles: Mapping[str, ModelProfile], selection: Selection) -> list[Amounts]:
+    """Return each tested part's strategies, chosen on what it is learnt from; none where costs are unknown."""
+    if any(profile.cost_usd(1) is None for profile in profiles.values()):
+        return []
+    curves = [None if fit is None else _Run(plan, profiles, fit, []).curve() for fit in selection.inside()]
+    return [dict.fromkeys(STRATEGIES) if one is None else one.named_amounts_usd() for one in curves]
 
 
 class _Run:
-    """One cross-fit beside the costs of its rows."""
+    """One cross-fit beside the costs of its rows. amounts: per tested part, its strategies; empty without costs."""
 
-    def __init__(self, test: Test, profiles: Mapping[str, ModelProfile], fit: CrossFit) -> None:
-        self.fit = fit
-        self.table = test.table.take(fit.rows)
-        self.groups, self.parts = test.groups[fit.rows], test.parts[fit.rows]
+    def __init__(
+        self, plan: Plan, profiles: Mapping[str, ModelProfile], fit: CrossFit, amounts: Sequence[Amounts]
+    ) -> None:
+        self.fit, self._amounts = fit, amounts
+        self.table = plan.table.take(fit.rows)
+        self.groups, self.parts = plan.groups[fit.rows], plan.parts[fit.rows]
         self.error_factor = cross_fit_factor(len(np.unique(self.parts)))
-        sizes = fit.prediction.sizes.tolist()
-        expected = np.stack(
-            [
-                expected_costs_usd(profiles, self.table.models, text, size)
-                for text, size in zip(self.table.originals, sizes, strict=True)
-            ]
-        )
-        self.costs_usd = costs_of(self.table, expected)
-        self.curve: Curve | None = None
-        if self.costs_usd is not None and not np.isnan(expected).any():
-            self.curve = trace(fit, expected, self.costs_usd)
+        self._expected_costs_usd = _expected_costs(plan, profiles, fit)
+        self.costs_usd = costs_of(self.table, self._expected_costs_usd)
 
-    def choices(self) -> NDArray[np.int64]:
-        """Return the choices that the verdict is about, int64 (n_tested,)."""
-        return self.fit.choose() if self.curve is None else self.curve.cross_fitted(DEFAULT_STRATEGY, self.parts)
+    def curve(self) -> Curve | None:
+        """Return the cost-quality curve, None unless every cost is known."""
+        if self.costs_usd is None or np.isnan(self._expected_costs_usd).any():
+            return None
+        return trace(self.fit, self._expected_costs_usd, self.costs_usd)
+
+    def choices(self, strategy: str) -> NDArray[np.int64]:
+        """Return the choices under a strategy, int64 (n_tested,), each part by its own willingness to pay."""
+        if not self._amounts:
+            return self.fit.choose()
+        out = np.empty(len(self.parts), dtype=np.int64)
+        for part, amounts in zip(np.unique(self.parts), self._amounts, strict=True):
+            own = self.parts == part
+            out[own] = self.fit.choose(amounts[strategy], self._expected_costs_usd)[own]
+        return out
 
     def gain(self, choices: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> Gain:
         """Return the gain of ``choices`` over the fixed model, on the marked rows or on all."""
@@ -156,17 +179,17 @@ class _Run:
                 {"willingness_to_pay_usd": usd, **outcome(choices)}
                 for usd, choices in zip(curve.amounts_usd, curve.choices, strict=True)
             ],
-            "strategies": {name: outcome(curve.cross_fitted(name, self.parts)) for name in STRATEGIES},
+            "strategies": {name: outcome(self.choices(name)) for name in STRATEGIES},
         }
 
 
-def _leaks(test: Test, run: _Run, choices: NDArray[np.int64]) -> JsonObject:
+def _leaks(plan: Plan, run: _Run, choices: NDArray[np.int64]) -> JsonObject:
     """Return how many near-duplicates there are and, where some stand on both sides of a split, the gain without."""
-    out: JsonObject = {"n_near_duplicates": len(test.table) - len(np.unique(test.groups))}
-    if not test.in_time:
+    out: JsonObject = {"n_near_duplicates": len(plan.table) - len(np.unique(plan.groups))}
+    if not plan.in_time:
         return out  # kept together in one fold
-    first = np.full(int(test.groups.max()) + 1, np.inf)
-    np.minimum.at(first, test.groups, test.parts)
+    first = np.full(int(plan.groups.max()) + 1, np.inf)
+    np.minimum.at(first, plan.groups, plan.parts)
     repeats = first[run.groups] < run.parts
     out["n_near_duplicates_of_earlier"] = int(repeats.sum())
     if repeats.any() and not repeats.all():
@@ -175,15 +198,21 @@ def _leaks(test: Test, run: _Run, choices: NDArray[np.int64]) -> JsonObject:
 
 
 def _learning_curve(
-    test: Test, selection: Selection, profiles: Mapping[str, ModelProfile], whole: Gain, seed: int
+    plan: Plan,
+    selection: Selection,
+    profiles: Mapping[str, ModelProfile],
+    amounts: Sequence[Amounts],
+    whole: Gain,
+    strategy: str,
+    seed: int,
 ) -> list[CurvePoint]:
     """Return the gain when only a share of the rows is learnt from, near-duplicates together, settings unchanged."""
-    names, codes = np.unique(test.groups, return_inverse=True)
+    names, codes = np.unique(plan.groups, return_inverse=True)
     place = np.random.default_rng(seed).permutation(len(names))[codes] / len(names)
     points = []
     for share in LEARNING_SHARES:
         learnt = place < share
         if learnt.sum() >= MIN_LEARNING_ROWS and selection.can_learn_from(learnt):
-            run = _Run(test, profiles, selection.cross_fitted_from(learnt))
-            points.append(CurvePoint(int(learnt.sum()), run.gain(run.choices())))
-    return [*points, CurvePoint(len(test.table), whole)]
+            run = _Run(plan, profiles, selection.cross_fitted_from(learnt), amounts)
+            points.append(CurvePoint(int(learnt.sum()), run.gain(run.choices(strategy))))
+    return [*points, CurvePoint(len(plan.table), whole)]

@@ -92,6 +92,6 @@ def read_learning_curve(report: JsonObject) -> LearningCurve | None:
     if not details.get("learning_curve"):
         return None
     points = tuple(CurvePoint(one["n_rows"], Gain(**one["gain"])) for one in details["learning_curve"])
-    n_rows, needed = report["n_prompts"], details.get("rows_needed")
+    n_rows, needed = points[-1].n_rows, details.get("rows_needed")
     margin = details.get("margin", DEFAULT_MARGIN)
     return LearningCurve(points, n_rows, needed, projection(points, n_rows, needed, margin))

@@ -1,5 +1,7 @@
 """The nearest rows under any hold-out, found once: cross-validation asks the same rows over and over."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +52,17 @@ def list_near_rows(vectors: NDArray[np.float32], folds: NDArray[np.int64], n_lis
     n_listed = min(n_listed, n_rows)
     similarities = np.empty((n_rows, n_listed), dtype=np.float32)
     rows = np.empty((n_rows, n_listed), dtype=np.int32)
-    for start in range(0, n_rows, CHUNK_ROWS):
+
+    def fill(start: int) -> None:
         some = slice(start, start + CHUNK_ROWS)
         similar = vectors[some] @ vectors.T
         similar[folds[some, None] == folds[None, :]] = -np.inf
         similarities[some], rows[some] = _largest(similar, n_listed)
+
+    # The product, the partition and the sort let go of the GIL.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for _ in pool.map(fill, range(0, n_rows, CHUNK_ROWS)):
+            pass
     return NearRows(vectors, similarities, rows)
 
 
@@ -71,10 +79,23 @@ def _largest(similar: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32],
     n_columns = similar.shape[1]
     if k < n_columns:
         top = np.argpartition(similar, n_columns - k, axis=1)[:, -k:]
+        found = np.take_along_axis(similar, top, axis=1)
+        last = found.min(axis=1, keepdims=True)
+        # The partition takes any of those that equal the last one.
+        for row in np.flatnonzero((similar == last).sum(axis=1) > (found == last).sum(axis=1)):
+            above = np.flatnonzero(similar[row] > last[row])
+            top[row] = np.concatenate([above, np.flatnonzero(similar[row] == last[row])[: k - len(above)]])
     else:
         top = np.broadcast_to(np.arange(n_columns), similar.shape).copy()
-    # Sorted by column first, so that the order of equals never depends on the partition.
-    top.sort(axis=1)
-    found = np.take_along_axis(similar, top, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(top, order, axis=1)
+    # One key per candidate, the similarity turned round above the column: one sort settles equals by column, so that
+    # their order never depends on the partition.
+    keys = np.sort(_falling(np.take_along_axis(similar, top, axis=1)) << np.uint64(32) | top.astype(np.uint64), axis=1)
+    columns = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return np.take_along_axis(similar, columns, axis=1), columns
+
+
+def _falling(similar: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return numbers of 32 bits that fall as the similarities rise."""
+    bits = (similar + np.float32(0.0)).view(np.uint32)  # -0.0 becomes 0.0
+    rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
+    return (~rising).astype(np.uint64)

@@ -532,6 +532,19 @@ class Selection:
         """
         return self._predicted([replace(one, train=one.train & rows) for one in self._outer])
 
+    def inside(self) -> list[CrossFit | None]:
+        """Return, for each tested part, the rows that it is learnt from, each estimated without its own fold.
+
+        What is chosen on them (the strategies) never saw the part. None where they cannot be split once more. Call
+        ``cross_fitted`` first.
+        """
+        out: list[CrossFit | None] = []
+        for held, chosen in zip(self._outer, self._chosen_outside, strict=True):
+            folds = _folds_of(self._schemes[0], held.train)
+            parts = [predict(self._table, self._places, one, chosen, self._sizes) for one in folds]
+            out.append(join(parts) if parts else None)
+        return out
+
     def can_learn_from(self, rows: NDArray[np.bool_]) -> bool:
         """Return whether every tested row keeps some of the marked rows to learn from."""
         return all((one.train & rows).any() for one in self._outer)

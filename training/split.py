@@ -85,6 +85,10 @@ def time_blocks(timestamps: NDArray[np.float64], n_blocks: int) -> NDArray[np.in
 
     timestamps: float64 (n_rows,), no NaN.
     """
+    newest = timestamps.max()
     edges = np.quantile(timestamps, np.arange(1, n_blocks) / n_blocks)
-    blocks = np.searchsorted(np.unique(edges), timestamps, side="left")
+    edges = np.unique(edges[edges < newest])
+    if not len(edges):  # most rows are of the newest time
+        edges = timestamps[timestamps < newest].max(initial=-np.inf, keepdims=True)
+    blocks = np.searchsorted(edges, timestamps, side="left")
     return np.unique(blocks, return_inverse=True)[1].astype(np.int64)

@@ -20,7 +20,7 @@ class HeldOut:
     """What the verdict is made of.
 
     gain: router minus best fixed model, in quality. costs_usd: mean cost of the router's and the fixed model's
-    answers, None without prices. n_rows: held-out rows. effective_comparisons: None where every choice's score is
+    answers, None without prices. n_rows: rows of the log. effective_comparisons: None where every choice's score is
     known.
     """
 

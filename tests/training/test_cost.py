@@ -8,7 +8,7 @@ import pytest
 from router.prompt import Template
 from router.types import Endpoint, ModelProfile
 from training.comparisons import Comparison, PreferenceLog
-from training.cost import answer_sizes, known_output_tokens, learned_profiles
+from training.cost import answer_sizes, known_output_tokens, learned_profiles, row_sizes
 from training.evidence import Table, tabulate
 
 ONE = (Endpoint("default", 2.0, 10.0),)
@@ -134,3 +134,31 @@ def test_sizes_lead_back_to_the_costs() -> None:
 def test_a_cost_beyond_all_numbers_tells_nothing() -> None:
     table = table_of([{"a": 1e305}, {"a": usd(10, 100)}])
     np.testing.assert_allclose(known_output_tokens(table, {"a": ModelProfile("a", endpoints=ONE)})[:, 0], [np.nan, 100])
+
+
+def test_the_size_of_a_row_is_the_mean_of_its_known_answers() -> None:
+    # a's mean is 200, b's is 40: each answer counts beside its own model's mean.
+    table = table_of(output_tokens=[{"a": 100, "b": 60}, {"a": 300}, {"b": 20}, {}])
+    sizes = row_sizes(table, learned_profiles(table, {}))
+    assert sizes.dtype == np.float32 and sizes.tolist() == [1.0, 1.5, 0.5, 1.0]
+
+
+def test_the_size_of_a_row_may_be_nothing() -> None:
+    table = table_of(output_tokens=[{"a": 0, "b": 0}, {"a": 10, "b": 10}])
+    assert row_sizes(table, learned_profiles(table, {})).tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "table", [table_of(), table_of([{"a": 0.0}, {"a": 0.0}]), table_of(output_tokens=[{"a": 70}, {"b": 5}])]
+)
+def test_rows_of_which_nothing_is_known_or_that_are_all_alike_have_size_one(table: Table) -> None:
+    assert row_sizes(table, learned_profiles(table, {})).tolist() == [1.0, 1.0]
+
+
+def test_sizes_of_rows_from_costs_with_and_without_a_price() -> None:
+    # a has a price: 50 and 150 tokens; b has none: its costs stand for sizes.
+    table = table_of([{"a": usd(2, 50), "b": 0.3}, {"a": usd(10, 150), "b": 0.1}])
+    learned = learned_profiles(table, {"a": ModelProfile("a", endpoints=ONE)})
+    np.testing.assert_allclose(row_sizes(table, learned), [(0.5 + 1.5) / 2, (1.5 + 0.5) / 2])
+    only_a = table_of([{"a": usd(2, 50)}, {"a": usd(10, 150)}])
+    np.testing.assert_allclose(row_sizes(only_a, learned_profiles(only_a, learned)), [0.5, 1.5], rtol=1e-6)

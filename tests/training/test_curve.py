@@ -53,28 +53,17 @@ def test_equal_quality_goes_to_the_cheaper() -> None:
 def test_named_points_keep_their_promise(seed: int) -> None:
     fit, costs = random_fit(seed)
     curve = trace(fit, costs, costs)
-    rows = np.random.default_rng(seed).random(N_ROWS) < 0.7
-    points = curve.named_points(rows)
-    weight = fit.worth.weight[rows]
-    value = np.array([np.average(one[rows], weights=weight) for one in curve.values])
-    cost = np.array([one[rows].mean() for one in curve.costs_usd])
-    fixed_cost = costs[rows, 2].mean()
-    assert tuple(points) == STRATEGIES and curve.amounts_usd[points["quality"]] is None
+    amounts = curve.named_amounts_usd()
+    assert tuple(amounts) == STRATEGIES and amounts["quality"] is None
+    points = {name: curve.amounts_usd.index(usd) for name, usd in amounts.items()}
+    value = np.array([np.average(one, weights=fit.worth.weight) for one in curve.values])
+    cost = curve.costs_usd.mean(axis=1)
+    fixed_cost = costs[:, 2].mean()
     assert value[points["cheap"]] >= CHEAP_SHARE * value.max()
     assert not (value[cost < cost[points["cheap"]]] >= CHEAP_SHARE * value.max()).any()
     if (cost <= fixed_cost).any():
         best = value[cost <= fixed_cost].max()
         assert cost[points["balanced"]] <= fixed_cost and value[points["balanced"]] >= best - BALANCED_LOSS
-
-
-def test_each_fold_uses_the_points_of_the_others() -> None:
-    fit, costs = random_fit(1)
-    folds = np.arange(N_ROWS) % 4
-    curve = trace(fit, costs, costs)
-    choices = curve.cross_fitted("cheap", folds)
-    for fold in range(4):
-        point = curve.named_points(folds != fold)["cheap"]
-        np.testing.assert_array_equal(choices[folds == fold], curve.choices[point][folds == fold])
 
 
 def test_grid_starts_free_and_ends_where_cost_rules() -> None:

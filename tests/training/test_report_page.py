@@ -202,7 +202,7 @@ def test_every_number_of_the_choice_has_its_interval(artifact: RouterArtifact, t
 def with_curve(artifact: RouterArtifact, rows_needed: int | None, **details: object) -> RouterArtifact:
     points = [
         {"n_rows": n, "gain": {"mean": mean, "low": mean - 0.04, "high": mean + 0.04}}
-        for n, mean in ((30, 0.0), (60, 0.01), (120, 0.025))
+        for n, mean in ((37, 0.0), (75, 0.01), (150, 0.025))
     ]
     written = {"learning_curve": points, "rows_needed": rows_needed, "margin": 0.01, **details}
     return replace(artifact, report={**artifact.report, "n_prompts": 150, "details": written})
@@ -218,7 +218,7 @@ def test_would_more_data_help(artifact: RouterArtifact, tmp_path: Path) -> None:
     assert curve["rows_needed"] == 790 and curve["projection"]["leaves_zero_at"] == 384
     assert "about 390 rows show it" in text
     enough, _ = write(tmp_path, with_curve(artifact, None), log)
-    assert "The last doubling of the training rows, to 120, changed the gain by +1.5 points" in Page(enough).text
+    assert "The last doubling of the training rows, to 150, changed the gain by +1.5 points" in Page(enough).text
     few, _ = write(tmp_path, with_curve(artifact, 200), log)
     assert "The verdict asks for about 200 rows, and there were 150." in Page(few).text
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from router.estimate import Evidence
 from training.evidence import Battles, Table
 from training.fit import fit_evidence
-from training.value import pair_propensity, paired_gain, value_matrix
+from training.value import cross_fit_factor, pair_propensity, paired_gain, value_matrix
 
 N_MODELS = 4
 # Logits of every model on two kinds of prompts: the best fixed model is best on neither.
@@ -185,3 +185,34 @@ def test_paired_gain_is_the_textbook_standard_error() -> None:
     assert paired_gain(difference, weight, np.arange(200))[1] == pytest.approx(
         paired_gain(difference[:100], weight[:100], np.arange(100))[1], rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("n_parts", "factor"),
+    [(0, 1.0), (1, 1.0), (2, np.sqrt(1 + 1 / np.pi)), (5, np.sqrt(1 + 4 / (np.pi * np.sqrt(7)))), (5, 1.21706)],
+)
+def test_folds_that_decide_each_other_widen_the_error(n_parts: int, factor: float) -> None:
+    assert cross_fit_factor(n_parts) == pytest.approx(factor, abs=1e-4)
+
+
+def test_more_folds_widen_it_more() -> None:
+    factors = [cross_fit_factor(n) for n in range(1, 12)]
+    assert factors == sorted(factors) and len(set(factors)) == 11
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_the_widened_error_is_the_spread_of_cross_fitted_gains(n_folds: int) -> None:
+    """Two equal models: each fold takes the one that looked better on the others, and the true gain is 0."""
+    rng = np.random.default_rng(n_folds)
+    folds = np.arange(60) % n_folds
+    gains, errors = [], []
+    for _ in range(2000):
+        lead = rng.normal(0, 0.3, 60)  # of the other model over the fixed one, row by row
+        taken = np.array([lead[folds != fold].sum() > 0 for fold in range(n_folds)])[folds]
+        mean, error = paired_gain(lead * taken, np.ones(60), np.arange(60))
+        gains.append(mean)
+        errors.append(error)
+    spread, stated = np.std(gains), np.sqrt(np.mean(np.square(errors)))
+    assert abs(np.mean(gains)) < 4 * spread / np.sqrt(2000)
+    assert spread / stated == pytest.approx(cross_fit_factor(n_folds), abs=0.06)
+    assert spread / stated > 1.08, "without the factor the interval would be too narrow"
