@@ -6,7 +6,7 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage bench-train \
 	tables clean
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench-logs     verdicts on other published logs             (needs WHICHMODEL_DATA)'
 	@echo 'make bench-quality  side by side with other routers, half an hour     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-no-signal  verdicts on logs without signal, minutes         (needs WHICHMODEL_DATA)'
+	@echo 'make bench-train    how long training takes on large logs, minutes     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
@@ -54,6 +55,9 @@ bench-quality: $(VENV)/.installed
 
 bench-no-signal: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/no_signal.py
+
+bench-train: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/train_time.py
 
 bench-coverage: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/battle_coverage.py

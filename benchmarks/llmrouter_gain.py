@@ -9,12 +9,15 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from record import data_folder, write
 
-from training import evaluate, load, train
+from training import load, train
+from training.calibrate import calibration_of
+from training.evaluate import judge_log
 
 
 def main() -> None:
@@ -37,9 +40,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "test.parquet"
             rows.to_parquet(path, index=False)
-            tested = evaluate(artifact, load(path))
+            judged = judge_log(artifact, load(path))
+        tested = judged.report()
         print(tested.render())
         numbers["test"] = tested.to_json()
+        calibration = calibration_of(judged.table, judged.quality, judged.choices, judged.groups, args.seed)
+        numbers["test"]["details"]["calibration"] = {name: asdict(one) for name, one in calibration.items()}
         files.append(folder / "test.parquet")
     for part in ("cross_fitted", "test"):
         for source in numbers.get(part, {}).get("details", {}).get("sources", []):

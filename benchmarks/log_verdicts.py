@@ -1,4 +1,4 @@
-"""What `train` says of other published logs: a star of battles, llmrouter as single battles, and routerbench.
+"""What `train` says of other published logs: a star of battles, llmrouter as single battles, routerbench, routerdc.
 
 WHICHMODEL_DATA=... python benchmarks/log_verdicts.py
 """
@@ -13,6 +13,8 @@ from record import data_folder, write
 from training import Comparison, PreferenceLog, load, train
 from training.inspect import inspect_log
 
+ROUTERDC_TRAIN = ("mmlu_train", "gsm8k-train", "cmmlu_train", "arc_challenge_train", "humaneval_train")
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -23,11 +25,13 @@ def main() -> None:
         folder / "alpacaeval" / "battles.parquet",
         folder / "llmrouter" / "train.parquet",
         folder / "routerbench" / "train.parquet",
+        *(folder / "routerdc" / f"{name}.parquet" for name in ROUTERDC_TRAIN),
     ]
     logs = {
         "alpacaeval battles": load(files[0]),
         "llmrouter, one battle per prompt": one_battle_per_prompt(load(files[1]), args.seed),
         "routerbench": load(files[2]),
+        "routerdc": load(*files[3:]),
     }
     numbers: dict[str, Any] = {}
     for name, log in logs.items():

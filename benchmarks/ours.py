@@ -1,6 +1,6 @@
 """The project's own estimator under a benchmark's protocol: fitted and chosen as ``train`` does, on given rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -9,14 +9,15 @@ from peers import Config, Prediction
 from pools import Split
 
 from router.encoder import OnnxEncoder
-from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate, prior_quality
+from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate, relative_size
 from router.index import Hits
 from training.build import N_CLUSTERS, N_FOLDS
+from training.cost import learned_profiles, row_sizes
 from training.embed import Embedded, make_places
 from training.evidence import Table
 from training.fit import fit_evidence
 from training.near import nearest
-from training.select import FEATURE_WEIGHTS, Place, Selection
+from training.select import FEATURE_WEIGHTS, Place, Selection, best_fixed, guarded_choices
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
 
 # One split may be fitted to several draws of labels; what depends on the prompts alone is kept.
@@ -58,6 +59,13 @@ class Fitted:
     settings: EstimatorSettings
     hits: list[Hits]
 
+    def costs_usd(self, table: Table) -> NDArray[np.float64] | None:
+        """Return the expected cost of each model on each asked row: its mean, by the size expected of the answer."""
+        if np.isnan(table.costs_usd).any():
+            return None
+        sizes = [float(relative_size(one, self.evidence, self.settings)) for one in self.hits]
+        return np.outer(sizes, table.costs_usd.mean(axis=0))
+
     def estimates(self, fixed: int) -> list[LocalEstimate]:
         """Return the estimate of every asked row, the lead errors against the column ``fixed``."""
         return [estimate(one, self.evidence, self.settings, fixed=fixed) for one in self.hits]
@@ -79,24 +87,19 @@ def whichmodel(split: Split, table: Table, _: Config) -> Prediction:
     config = chosen.config
     place = next(one for one in prepared.places if one.space.feature_weight == config.feature_weight)
     evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=config.intent_prior)
+    evidence = replace(evidence, sizes=row_sizes(table, learned_profiles(table, {})))
     fitted = Fitted(evidence, chosen.settings(place.far, table.kind), _hits(split, place, config.n_neighbors))
-    prior = prior_quality(evidence)
-    quality = np.stack([one.quality for one in fitted.estimates(int(np.argmax(prior)))])
+    fixed = best_fixed(table, evidence, np.arange(len(table)))
+    local = fitted.estimates(fixed)
+    quality, errors = np.stack([one.quality for one in local]), np.stack([one.lead_error for one in local])
     logits = np.log(quality) - np.log1p(-quality) if table.kind == "battles" else None
-    errors: dict[int, NDArray[np.float64]] = {}
 
     def guarded(penalty: NDArray[np.float64]) -> NDArray[np.int64]:
         """Choose as router.policy.choose does: the best, or the fixed model where the lead is not sure enough."""
         utility = quality - penalty
-        best = np.argmax(utility, axis=1)
-        fixed = int(np.argmax(prior - penalty))
-        if fixed not in errors:
-            errors[fixed] = np.stack([one.lead_error for one in fitted.estimates(fixed)])
-        at = np.arange(len(utility))
-        lead = utility[at, best] - utility[:, fixed]
-        return np.where(lead > fitted.settings.guard_z * errors[fixed][at, best], best, fixed)
+        return guarded_choices(utility, errors, fixed, (fitted.settings.guard_z,))[0]
 
-    return Prediction(quality, logits, guarded=guarded)
+    return Prediction(quality, logits, fitted.costs_usd(table), guarded)
 
 
 def _hits(split: Split, place: Place, n_neighbors: int) -> list[Hits]:

@@ -104,6 +104,17 @@ def task_known(split: Split, table: Table, config: Config) -> Prediction:
     return Prediction(quality)
 
 
+def task_predicted(split: Split, table: Table, config: Config) -> Prediction:
+    """The mean scores of the task that a classifier reads from the vector: a hard prior by intent, no label read.
+
+    Logistic regression on the training rows' task labels; only scored sets have them.
+    """
+    reading = LogisticRegression(C=config[0], max_iter=300).fit(split.vectors, table.intents)
+    scores = outcomes(table)
+    means = np.stack([np.nanmean(scores[table.intents == task], axis=0) for task in reading.classes_])
+    return Prediction(reading.predict_proba(split.queries) @ means)
+
+
 def knn(split: Split, table: Table, config: Config) -> Prediction:
     """Mean score of the k most similar training rows: RouterBench's KNN router (Hu et al. 2024; k = 5, 10, 40).
 
@@ -280,7 +291,10 @@ BATTLE_PEERS: dict[str, Peer] = {"zero-fill kNN": Peer(zero_filled_knn, _grid((1
 REFERENCES: dict[str, Peer] = {
     "random": Peer(uniform, ((),)),
     "task-known best": Peer(task_known, ((),)),
+    "predicted-task prior": Peer(task_predicted, _grid((3.0, 30.0)), needs_scores=True),
 }
+BY_TASK = ("task-known best", "predicted-task prior")
+"""References that need task labels in the log."""
 
 
 def _wins(table: Table) -> NDArray[np.float64]:

@@ -80,8 +80,12 @@ def llmrouter(options: Options) -> Protocol:
 def one_battle(options: Options) -> Protocol:
     """The same rows, each reduced to one battle of two random models; choices are scored with all the scores."""
     pool, train, asked, files = _llmrouter_rows(options)
-    draws = tuple((draw, one_battle_each(pool.table, draw)) for draw in range(options.draws))
-    tasks = tuple(Task(one, draws) for one in _splits(pool, train, asked))
+    draws = [(draw, one_battle_each(pool.table, draw)) for draw in range(options.draws)]
+    splits = _splits(pool, train, asked)
+    if options.test:  # one split: its draws are spread over the processes instead
+        tasks = tuple(Task(one, (draw,)) for one in splits for draw in draws)
+    else:
+        tasks = tuple(Task(one, tuple(draws)) for one in splits)
     title = f"llmrouter, one battle a prompt, {options.draws} draws" + (", 381 test rows" if options.test else "")
     return Protocol(title, pool, tasks, (Value(),), _one(pool), files)
 

@@ -27,7 +27,7 @@ from measures import WILLINGNESS_TO_PAY_USD, Aiq, Measure
 from numpy.typing import NDArray
 from ours import whichmodel
 from paired import Difference, difference, holm, resampled_means
-from peers import BATTLE_PEERS, PEERS, REFERENCES, Config, Peer, Prediction
+from peers import BATTLE_PEERS, BY_TASK, PEERS, REFERENCES, Config, Peer, Prediction
 from pools import Split
 from protocols import BUILDERS, SEED, TESTED, Options, Protocol, build
 from published import checks
@@ -40,6 +40,7 @@ from training.value import value_matrix
 
 OURS = "whichmodel"
 ORACLE = "oracle"
+DRAWS, TEST_DRAWS = 5, 30
 SUBSETS = ("routerdc-paper-rows",)
 """Sets that are a part of another one: never pooled beside it."""
 
@@ -57,7 +58,8 @@ class Answer:
 
 def main() -> None:
     args = _arguments()
-    options = Options(test=args.test, draws=args.draws, quick=args.quick)
+    draws = args.draws or (TEST_DRAWS if args.test else DRAWS)
+    options = Options(test=args.test, draws=draws, quick=args.quick)
     names = args.sets.split(",") if args.sets else list(TESTED if args.test else _cross_fitted())
     unknown = sorted(set(names) - set(BUILDERS))
     if unknown:
@@ -86,7 +88,7 @@ def main() -> None:
     if args.quick or args.sets:
         print("part of the suite: nothing is written", file=sys.stderr)
         return
-    arguments = {"test": args.test, "draws": args.draws, "seed": SEED}
+    arguments = {"test": args.test, "draws": draws, "seed": SEED}
     write("quality_test" if args.test else "quality", numbers, arguments=arguments, files=files)
     fill_readme()
 
@@ -95,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", help=f"some of {','.join(BUILDERS)}; nothing is written then")
     parser.add_argument("--quick", action="store_true", help="600 rows a set, to see that all runs; nothing is written")
-    parser.add_argument("--draws", type=int, default=5, help="draws of one battle per prompt (default 5)")
+    parser.add_argument("--draws", type=int, help="draws of one battle per prompt (default 5; 30 with --test)")
     parser.add_argument("--test", action="store_true", help="score the published test rows, once, at a close")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
@@ -148,8 +150,11 @@ def methods(known: Table) -> dict[str, Peer]:
     out |= {name: one for name, one in PEERS.items() if known.kind == "scores" or not one.needs_scores}
     if known.kind == "battles":
         out |= BATTLE_PEERS
+    has_tasks = len(np.unique(known.intents[known.intents >= 0])) > 1
     return out | {
-        name: one for name, one in REFERENCES.items() if name != "task-known best" or len(known.intent_names) > 1
+        name: one
+        for name, one in REFERENCES.items()
+        if (has_tasks or name not in BY_TASK) and (known.kind == "scores" or not one.needs_scores)
     }
 
 
