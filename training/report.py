@@ -77,13 +77,19 @@ class Report:
         lines.extend(self._leak_lines())
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
         lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
+        if "calibration" in self.details:
+            errors = (f"{name} {one['error']['value']:.3f}" for name, one in self.details["calibration"].items())
+            lines.append(f"  calibration error    {', '.join(errors)}")
         if self.effective_comparisons is not None:
             lines.append(f"  effective comparisons behind the router's value: {self.effective_comparisons:.0f}")
         return "\n".join([*lines, self.verdict.text])
 
     def _leak_lines(self) -> list[str]:
         """Return the gain without the prompts that were trained on, and without their near-duplicates, too."""
-        n_same, n_near = (self.details.get(key, 0) for key in ("n_trained_on", "n_near_duplicates_of_training"))
+        n_same = self.details.get("n_trained_on", 0)
+        # Of a separate log, or of a block of time whose prompts came up before.
+        keys = ("n_near_duplicates_of_training", "n_near_duplicates_of_earlier")
+        n_near = sum(self.details.get(key, 0) for key in keys)
         without = [f"{n} {what}" for n, what in ((n_same, "training rows"), (n_near, "near-duplicates")) if n]
         lines = []
         if n_same and "gain_on_unseen" in self.details:
