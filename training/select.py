@@ -145,10 +145,14 @@ class HoldOut:
     asked: NDArray[np.int64]
 
 
-def hold_out(places: Sequence[Place], folds: NDArray[np.int64]) -> Scheme:
-    """Return the scheme of ``folds``, int64 (n_rows,), in every candidate space."""
+def hold_out(places: Sequence[Place], folds: NDArray[np.int64], done: Callable[[], object] = lambda: None) -> Scheme:
+    """Return the scheme of ``folds``, int64 (n_rows,), in every candidate space; ``done`` is called after each."""
     n_listed = int(LISTED * max(N_NEIGHBORS))
-    return Scheme(folds, {one.space.feature_weight: list_near_rows(one.vectors, folds, n_listed) for one in places})
+    near = {}
+    for place in places:
+        near[place.space.feature_weight] = list_near_rows(place.vectors, folds, n_listed)
+        done()
+    return Scheme(folds, near)
 
 
 def grid(table: Table) -> tuple[Config, ...]:
@@ -498,11 +502,19 @@ class Selection:
         self._table, self._places, self._progress, self._costs_usd = table, places, progress, costs_usd
         self._sizes = sizes
         self._configs = grid(table)
-        self._schemes = tuple(hold_out(places, one) for one in (folds, cluster_folds))
+        n_listings = len(places) * (2 if blocks_in_time is None else 3)
+        listed = 0
+
+        def advance() -> None:
+            nonlocal listed
+            listed += 1
+            progress("neighbours", listed, n_listings)
+
+        self._schemes = tuple(hold_out(places, one, advance) for one in (folds, cluster_folds))
         if blocks_in_time is None:
             self._outer = _folds_of(self._schemes[0], np.ones(len(table), dtype=bool))
         else:
-            forward = hold_out(places, blocks_in_time)
+            forward = hold_out(places, blocks_in_time, advance)
             self._outer = [
                 HoldOut(forward, blocks_in_time < one, np.flatnonzero(blocks_in_time == one))
                 for one in np.unique(blocks_in_time)[1:]

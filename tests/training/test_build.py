@@ -231,6 +231,6 @@ def test_wrong_options(scores_log: PreferenceLog, tmp_path: Path) -> None:
 def test_progress_is_told(scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object) -> None:
     steps: list[tuple[str, int, int]] = []
     train(scores_log, encoder=encoder, progress=lambda *step: steps.append(step))
-    assert {stage for stage, _, _ in steps} == {"embedding", "selecting"}
+    assert {stage for stage, _, _ in steps} == {"embedding", "neighbours", "selecting"}
     assert all(0 < done <= total for _, done, total in steps)
     assert all(max(done for s, done, _ in steps if s == stage) == total for stage, _, total in steps)
