@@ -239,19 +239,20 @@ def test_progress_is_told(scores_log: PreferenceLog, encoder: OnnxEncoder, small
 def test_a_new_model_with_a_few_dozen_rows_gets_a_wide_and_sensible_estimate(
     scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object
 ) -> None:
-    """Scored on 30 of 150 prompts, 0.8 in the mean: near that everywhere, and less sure than the others."""
+    """Scored on 30 of 150 prompts, 0.5 in the mean: not far from that, and in the mean less sure than the others."""
     rng = random.Random(3)
     rows = list(scores_log.comparisons)
     for at in rng.sample(range(len(rows)), 30):
-        rows[at] = replace(rows[at], scores={**(rows[at].scores or {}), "newcomer": rng.choice((0.6, 1.0))})
+        rows[at] = replace(rows[at], scores={**(rows[at].scores or {}), "newcomer": rng.choice((0.2, 0.8))})
     artifact, report = train(PreferenceLog(comparisons=rows), encoder=encoder)
     assert "newcomer" in artifact.models
     decisions = Router(artifact).route_batch([one.prompt for one in rows[::10]], Policy(route_anyway=True))
+    widths = []
     for decision in decisions:
         estimates = {one.model: one for one in decision.estimates}
         new = estimates.pop("newcomer")
-        others = [one for one in estimates.values() if 0.05 < one.quality < 0.95]  # clipped intervals tell nothing
-        assert 0.55 < new.quality < 0.95 and new.low < new.quality < new.high
+        assert 0.2 < new.quality < 0.8 and new.low < new.quality < new.high
         assert new.support < min(one.support for one in estimates.values())
-        assert all(new.high - new.low > one.high - one.low for one in others)
+        widths.append([new.high - new.low, *(one.high - one.low for one in estimates.values())])
+    assert (np.mean(widths, axis=0)[1:] < np.mean(widths, axis=0)[0]).all()
     assert report.effective_comparisons is not None, "not every choice's score is known"
