@@ -12,7 +12,8 @@ against themselves, minus the fixed model's. Three questions:
   over all rows. One router takes the best model of the row's task, the other deals the same choices to the wrong rows.
 - a learning router: in each of five folds, the model that the battles of the other folds say is best at the row's
   task; its truth over all rows is known as well. What it adds to the fixed routers is cross-fitting: a fold's battles
-  move the choices of the others, so that the errors of the folds go together, which the interval leaves out.
+  move the choices of the others, so that the errors of the folds go together; the interval is widened for it
+  (training/value.py, cross_fit_factor).
 
 A full run writes results/battle_coverage.json and the table of README.md beside this file.
 """
@@ -39,7 +40,7 @@ from record import write
 from training.evidence import Table
 from training.fit import fit_evidence
 from training.select import Selection
-from training.value import ValueMatrix, paired_gain, value_matrix
+from training.value import ValueMatrix, cross_fit_factor, paired_gain, value_matrix
 from training.verdict import gain_of
 
 TRAIN, LEARNING = "train", "learning the best of the task"
@@ -129,7 +130,8 @@ def _of_train(seed: int) -> tuple[tuple[float, float, float], float]:
     choices, fixed, worth = cross_fitted(split, one_battle_each(scored, seed))
     wins, at = win_rates(scored.scores), np.arange(len(scored))
     true = float((wins[at, choices] - wins[at, fixed]).mean())
-    return _estimated(worth, choices, fixed, population().groups[split.train]), true
+    factor = cross_fit_factor(N_FOLDS)
+    return _estimated(worth, choices, fixed, population().groups[split.train], factor), true
 
 
 def cross_fitted(split: Split, battles: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], ValueMatrix]:
@@ -149,7 +151,9 @@ def _of_tasks(question: str, seed: int) -> tuple[tuple[float, float, float], flo
     choices, fixed = choices_by_fold(battles, scored, wins, question)
     folds, at = _folds(N_ROWS), np.arange(len(scored))
     gains = [(wins[at, own] - wins[:, best]).mean() for own, best in zip(choices, fixed, strict=True)]
-    estimated = _estimated(value_of(battles), choices[folds, rows], fixed[folds], np.arange(N_ROWS))
+    # The fixed routers' folds do not decide one another.
+    factor = cross_fit_factor(N_FOLDS) if question == LEARNING else 1.0
+    estimated = _estimated(value_of(battles), choices[folds, rows], fixed[folds], np.arange(N_ROWS), factor)
     return estimated, float(np.array(gains)[folds].mean())
 
 
@@ -201,9 +205,14 @@ def value_of(battles: Table) -> ValueMatrix:
 
 
 def _estimated(
-    worth: ValueMatrix, choices: NDArray[np.int64], fixed: NDArray[np.int64], groups: NDArray[np.int64]
+    worth: ValueMatrix,
+    choices: NDArray[np.int64],
+    fixed: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    error_factor: float,
 ) -> tuple[float, float, float]:
-    gain = gain_of(*paired_gain(worth.of(choices) - worth.of(fixed), worth.weight, groups))
+    mean, error = paired_gain(worth.of(choices) - worth.of(fixed), worth.weight, groups)
+    gain = gain_of(mean, error_factor * error)
     return gain.mean, gain.low, gain.high
 
 

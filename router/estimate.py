@@ -33,6 +33,7 @@ SUPPORT_UNIT = {"scores": 1.0, "battles": 0.25}
 Z95 = 1.959964
 # Neighbours of full weight that an answer of mean size counts against theirs.
 SIZE_PSEUDO_ROWS = 3.0
+TESTED_ROWS = 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,8 @@ def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fix
     # itself may be off by, variance / shrinkage, by the share that the prior keeps.
     spread = _f64(((w * w)[..., None, :] @ h)[..., 0, :])
     sd = np.sqrt(evidence.variance * (settings.shrinkage + spread)) / np.maximum(settings.shrinkage + mass, 1e-9)
+    # What is stretched is as unsure as it was; what is shrunk towards the prior leaves the prior's own doubt.
+    sd *= max(1.0, settings.difficulty_slope, settings.contrast_slope)
     quality, low, high = to_quality(z, sd, evidence.kind)
     error = np.zeros_like(mass)
     if settings.guard_z > 0:  # nobody else asks for it
@@ -240,6 +243,16 @@ def quality_per_z(z: NDArray[np.float64], quality: NDArray[np.float64], fixed: i
 def prior_quality(evidence: Evidence) -> NDArray[np.float64]:
     """Return each model's quality when nothing is known of the prompt: float64 (n_models,)."""
     return to_quality(evidence.prior, np.zeros_like(evidence.prior), evidence.kind)[0]
+
+
+def well_tested(evidence: Evidence) -> NDArray[np.bool_]:
+    """Return which models were seen often enough to be a fixed model, bool (n_models,).
+
+    A newcomer that did well on three prompts must not serve everything: a model needs TESTED_ROWS rows, or half of what
+    the most seen model has in a log where that is less.
+    """
+    seen = (evidence.h > 0).sum(axis=0)
+    return np.asarray(seen >= min(TESTED_ROWS, 0.5 * float(seen.max(initial=0))))
 
 
 def to_quality(

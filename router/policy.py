@@ -118,7 +118,7 @@ def choose(
     willingness_to_pay_usd: float | None,
     guard_z: float,
 ) -> Choice:
-    """Choose the feasible model of highest utility; ties go to the cheaper, then to the earlier column.
+    """Choose the feasible model of highest utility; ties go to the fixed one, then to the cheaper, the earlier column.
 
     The best feasible fixed model is taken instead where the verdict is not ROUTE (unless the policy says
     ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
-from router.estimate import LocalEstimate, estimate, prior_quality, relative_size
+from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
 from router.index import Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
@@ -34,8 +34,10 @@ class Router:
         self.artifact = artifact
         self._index = NeighborIndex(artifact.vectors)
         self._knows_sizes = bool((artifact.evidence.sizes != 1.0).any())
-        # As fixed models go, the one that did best on the log comes first, then those of the higher prior.
+        # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
+        # were hardly seen come last.
         self._fixed_quality = prior_quality(artifact.evidence)
+        self._fixed_quality[~well_tested(artifact.evidence)] -= 1.0
         best_fixed = artifact.models.index(artifact.best_fixed)
         self._fixed_quality[best_fixed] = np.nextafter(self._fixed_quality.max(), np.inf)
         for text in WARM_UP_PROMPTS:

@@ -78,6 +78,8 @@ def train(
     embedded = embed_texts(loaded, table.texts, cache=cache, advance=advance)
     places = make_places(loaded, table.texts, embedded, FEATURE_WEIGHTS, seed)
     groups = near_duplicate_groups(embedded.vectors)
+    if groups.max() == 0:
+        raise DataError("all prompts are near-duplicates of one another: nothing tells them apart to route by")
     folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), seed)
     cluster_folds = deal_folds(cluster_groups(places[0].vectors, N_CLUSTERS, seed), N_FOLDS, seed)
     in_time = choose_split(table.timestamps, split) == "time"

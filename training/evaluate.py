@@ -17,7 +17,7 @@ from training.comparisons import Comparison, PreferenceLog
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
 from training.report import Outcome, Report
-from training.split import NEAR_DUPLICATE_COSINE
+from training.split import NEAR_DUPLICATE_COSINE, near_duplicate_groups
 from training.value import ValueMatrix, paired_gain, value_matrix
 from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, rule
 
@@ -51,7 +51,9 @@ def score_choices(
     mean, error = paired_gain(mine - theirs, worth.weight, groups)
     router_cost = None if costs_usd is None else float(costs_usd[at, choices].mean())
     fixed_cost = None if costs_usd is None else float(costs_usd[at, fixed].mean())
-    effective = None if _fully_scored(table) else worth.effective_comparisons(choices)
+    effective = None
+    if not _fully_scored(table):  # either side of the gain must have been tried
+        effective = min(worth.effective_comparisons(choices), worth.effective_comparisons(fixed))
     gain = gain_of(mean, error_factor * error)
     held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, n_logged or len(table), effective)
     ruling = rule(held_out, margin=margin)
@@ -216,7 +218,7 @@ def judge_log(
         intents=intents,
         nearest=nearest,
         trained_on=_trained_on(artifact, table.texts),
-        groups=np.arange(len(table)),
+        groups=near_duplicate_groups(np.stack([artifact.encoder.encode(text).vector for text in table.texts])),
         artifact_id=artifact.id,
         artifact_intents=artifact.intents,
         unknown_models=tuple(sorted(set(log.models) - known)),

@@ -93,7 +93,8 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
     Rules: rows with the same text after cutting the template are one prompt; its scores are averaged by weight, its
     battles all kept, its intent is the most frequent one. A log that holds battles is a log of battles: scored rows
     in it become battles between every two of their models with outcome (1 + score_a - score_b) / 2 and weight
-    1 / (n_models - 1). With ``models``, columns are these, in this order, and other models are dropped.
+    1 / (n_models - 1). Weights are taken in units of their mean, the time of a prompt is that of its last comparison.
+    With ``models``, columns are these, in this order, and other models are dropped.
 
     Raises:
         DataError: fewer than two models or no rows are left.
@@ -120,20 +121,25 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
                 battles.extend(_battles_of(one, row, column))
             else:
                 scores.add_all(row, one.scores or {}, column, one.weight)
-    weights = [1.0 if kind == "battles" else np.mean([one.weight for one in members]) for members in groups.values()]
+    # Weights are relative: in units of their mean, the pseudo-counts of every prior keep their meaning.
+    unit = float(np.mean([one.weight for one in log.comparisons]))
+    weights = [
+        1.0 if kind == "battles" else np.mean([one.weight for one in members]) / unit for members in groups.values()
+    ]
+    fought = _columns(battles)
     return Table(
         texts=tuple(groups),
         originals=tuple(members[0].prompt for members in groups.values()),
         models=names,
         kind=kind,
         scores=scores.values(),
-        battles=_columns(battles),
+        battles=replace(fought, weight=fought.weight / unit),
         costs_usd=costs.values(),
         output_tokens=lengths.values(),
         row_weight=np.array(weights, dtype=np.float64),
         intents=np.array([_intent_of(members, intent_names) for members in groups.values()], dtype=np.int64),
         intent_names=intent_names,
-        timestamps=np.array([_earliest(members) for members in groups.values()], dtype=np.float64),
+        timestamps=np.array([_latest(members) for members in groups.values()], dtype=np.float64),
     )
 
 
@@ -160,8 +166,9 @@ def _intent_of(members: Sequence[Comparison], intent_names: Sequence[str]) -> in
     return intent_names.index(min(votes, key=lambda name: (-votes[name], name))) if votes else -1
 
 
-def _earliest(members: Sequence[Comparison]) -> float:
-    return min((one.timestamp for one in members if one.timestamp is not None), default=float("nan"))
+def _latest(members: Sequence[Comparison]) -> float:
+    """Return when the last of a prompt's comparisons was made: none of a row's outcomes is newer than the row."""
+    return max((one.timestamp for one in members if one.timestamp is not None), default=float("nan"))
 
 
 def _battles_of(one: Comparison, row: int, column: dict[str, int]) -> list[Battle]:

@@ -57,12 +57,13 @@ def _fit_battles(
     table: Table, train: NDArray[np.bool_], labels: NDArray[np.int32], intents: NDArray[np.int32]
 ) -> Evidence:
     battles = table.battles.where(train[table.battles.rows])
+    telling = battles.where(~battles.both_bad)
     n_models = len(table.models)
     ridge = 0.25 * BATTLE_PSEUDO_COMPARISONS
-    prior = bradley_terry(battles, np.zeros(n_models), ridge)
+    prior = bradley_terry(telling, np.zeros(n_models), ridge)
     intent_priors = np.tile(prior, (len(table.intent_names), 1))
     for intent in np.unique(intents[intents >= 0]):
-        own = battles.where(intents[battles.rows] == intent)
+        own = telling.where(intents[telling.rows] == intent)
         intent_priors[intent] = bradley_terry(own, prior, 0.25 * INTENT_PSEUDO_ROWS)
     theta = _row_priors(prior, intent_priors, intents)
     h, g = np.zeros((len(table), n_models)), np.zeros((len(table), n_models))

@@ -2,7 +2,7 @@
 
 Two schemes are averaged: near-duplicates together (the usual cross-validation) and whole clusters held out (what
 happens on prompts unlike any seen). Gaps in value under half a point are ties; among tied settings those count that
-predict the outcomes best, and among these the one with most shrinkage.
+predict the outcomes best, and among these the most cautious one.
 """
 
 import os
@@ -30,6 +30,7 @@ from router.estimate import (
     quality_per_z,
     relative_size,
     to_quality,
+    well_tested,
 )
 from router.index import Hits
 from router.space import Space
@@ -61,7 +62,7 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One point of the grid, in the order in which more shrinkage is preferred among ties."""
+    """One point of the grid."""
 
     shrinkage: float
     n_neighbors: int
@@ -342,9 +343,9 @@ def guarded_choices(
 
 
 def best_fixed(table: Table, evidence: Evidence, rows: NDArray[np.int64]) -> int:
-    """Return the column of the model that is worth most when it serves all of ``rows``."""
+    """Return the column of the model that is worth most when it serves all of ``rows``, hardly seen models apart."""
     worth = value_matrix(table, evidence, rows)
-    return int(np.argmax(worth.weight @ worth.values))
+    return int(np.argmax(np.where(well_tested(evidence), worth.weight @ worth.values, -np.inf)))
 
 
 def pick(trials: list[list[Trial]], configs: tuple[Config, ...]) -> int:

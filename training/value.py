@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-from router.estimate import Evidence
+from router.estimate import Z95, Evidence
 from training.evidence import Table
 
 MIN_PROPENSITY = 0.01
+MIN_GROUPS = 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,11 +106,20 @@ def cross_fit_factor(n_parts: int) -> float:
 def paired_gain(
     difference: NDArray[np.float64], weight: NDArray[np.float64], groups: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Return (weighted mean, standard error) of per-row differences; rows of one group are not independent."""
+    """Return (weighted mean, standard error) of per-row differences; rows of one group are not independent.
+
+    The error is widened by Student's quantile over the normal one, for as many groups as weigh alike (Kish), so that
+    1.96 of it are the 95 % interval of a handful of groups as well. Less than two of them say nothing: the error is the
+    whole scale.
+    """
     total = float(weight.sum())
     mean = float((weight * difference).sum() / max(total, 1e-12))
     codes = np.unique(groups, return_inverse=True)[1]
     residual = np.bincount(codes, weights=weight * (difference - mean))
     n_groups = len(residual)
-    error = float(np.sqrt(np.square(residual).sum() * n_groups / max(n_groups - 1, 1)) / max(total, 1e-12))
-    return mean, error
+    shares = np.bincount(codes, weights=weight)
+    alike = float(shares.sum() ** 2 / max(np.square(shares).sum(), 1e-12))
+    if alike < MIN_GROUPS:
+        return mean, 1.0
+    error = float(np.sqrt(np.square(residual).sum() * n_groups / (n_groups - 1)) / max(total, 1e-12))
+    return mean, error * float(student.ppf(0.975, alike - 1.0)) / Z95

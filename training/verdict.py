@@ -13,6 +13,8 @@ MIN_SAVING = 0.05
 MIN_EFFECTIVE_COMPARISONS = 200.0
 # No number of rows is named for a gain below this: a margin of 0 asks for the impossible.
 MIN_TARGET = 1e-6
+# An interval narrower than this has no width but rounding.
+NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ def rule(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Ruling:
     saving = _saving(held_out)
     points = f"{100 * gain.mean:+.1f} points (95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     few = held_out.effective_comparisons
-    if few is None and gain.low == gain.high != 0:  # a handful of rows that agree: no spread, and no proof
-        few = float(held_out.n_rows)
+    still = gain.high - gain.low < NO_SPREAD
+    if still:  # a handful of rows that agree: no spread, and no proof
+        few = min(float(held_out.n_rows), math.inf if few is None else few)
     if few is not None and few < MIN_EFFECTIVE_COMPARISONS:
         rows = rounded(int(held_out.n_rows * MIN_EFFECTIVE_COMPARISONS / max(few, 1.0)))
         text = (
@@ -79,7 +82,8 @@ def rule(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Ruling:
         return Ruling(Verdict("ROUTE", text, fixed), None)
     might_save = saving is not None and saving > MIN_SAVING and gain.high > -margin
     if gain.high < margin and not might_save:
-        text = f"DO NOT ROUTE: always use {fixed}. Routing gives {points}."
+        never = ": nothing in the log spoke for leaving it" if still else ""
+        text = f"DO NOT ROUTE: always use {fixed}. Routing gives {points}{never}."
         return Ruling(Verdict("DO NOT ROUTE", text, fixed), None)
     if gain.low > 0:
         more = f"{-100 * saving:.0f} % more cost" if saving is not None and saving > -math.inf else "more cost"

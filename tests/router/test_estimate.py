@@ -17,6 +17,7 @@ from router.estimate import (
     prior_quality,
     relative_size,
     to_quality,
+    well_tested,
 )
 from router.index import Hits
 
@@ -67,7 +68,8 @@ def slow_estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, f
         squares = sum(a * a * b for a, b in zip(w, h, strict=True))
         depth.append(settings.shrinkage + mass)
         z.append(prior + (pull / depth[-1] if depth[-1] > 0 else 0.0))
-        sd.append(sqrt(evidence.variance[m] * (settings.shrinkage + squares)) / depth[-1])
+        widest = max(1.0, settings.difficulty_slope, settings.contrast_slope)
+        sd.append(widest * sqrt(evidence.variance[m] * (settings.shrinkage + squares)) / depth[-1])
         support.append(mass / (1.0 if evidence.kind == "scores" else 0.25))
     lead_error = []
     for m in range(N_MODELS):
@@ -282,3 +284,18 @@ def test_pulze_documented_scores(with_intents: bool) -> None:
     similarities = np.array([one["similarity"] for one in hits], dtype=np.float32)
     local = estimate(Hits(np.arange(len(hits)), similarities), evidence, settings, fixed=0)
     assert {model: round(float(q), 2) for model, q in zip(models, local.quality, strict=True)} == expected
+
+
+def test_a_model_seen_a_few_times_is_not_well_tested() -> None:
+    evidence = random_evidence("scores", 0)
+
+    def tested(*counts: int) -> list[bool]:
+        h = np.zeros((1000, len(counts)), dtype=np.float32)
+        for column, count in enumerate(counts):
+            h[:count, column] = 1.0
+        return well_tested(replace(evidence, h=h)).tolist()
+
+    assert tested(1000, 900, 3) == [True, True, False]
+    assert tested(1000, 200, 199) == [True, True, False], "200 rows are enough in any log"
+    assert tested(40, 20, 19) == [True, True, False], "half of the most seen in a small one"
+    assert tested(0, 0) == [True, True]

@@ -256,3 +256,32 @@ def test_a_new_model_with_a_few_dozen_rows_gets_a_wide_and_sensible_estimate(
         widths.append([new.high - new.low, *(one.high - one.low for one in estimates.values())])
     assert (np.mean(widths, axis=0)[1:] < np.mean(widths, axis=0)[0]).all()
     assert report.effective_comparisons is not None, "not every choice's score is known"
+
+
+@pytest.mark.parametrize("kind", ["scores", "battles"])
+def test_a_newcomer_that_won_twice_does_not_serve_everything(
+    scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object, kind: str
+) -> None:
+    rng, models = random.Random(5), scores_log.models
+    rows = []
+    for number, one in enumerate(scores_log.comparisons):
+        if kind == "scores":
+            scores = {model: float(rng.random() < 0.5) for model in models}
+            rows.append(replace(one, scores=scores | ({"newcomer": 1.0} if number < 2 else {})))
+        else:
+            a, b = rng.sample(models, 2) if number > 2 else ("newcomer", models[number])
+            winner = "model_a" if number <= 2 else rng.choice(("model_a", "model_b"))
+            rows.append(Comparison(one.prompt, model_a=a, model_b=b, winner=winner))
+    artifact, report = train(PreferenceLog(comparisons=rows), encoder=encoder)
+    assert report.best_fixed != "newcomer" and not report.verdict.routes
+    others = tuple(model for model in artifact.models if model != report.best_fixed)
+    decision = Router(artifact).route("anything", Policy(candidates=others))
+    assert decision.model != "newcomer" and decision.reason == "verdict"
+
+
+def test_prompts_that_are_all_the_same_to_the_encoder(encoder: OnnxEncoder) -> None:
+    words = ["which", "model", "should", "take", "this", "prompt", "now"]
+    prompts = {" ".join(random.Random(seed).sample(words, len(words))) for seed in range(40)}
+    rows = [Comparison(one, scores={"a": 1.0, "b": 0.0}) for one in prompts]
+    with pytest.raises(DataError, match="near-duplicates of one another"):
+        train(PreferenceLog(comparisons=rows), encoder=encoder)

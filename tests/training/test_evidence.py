@@ -34,8 +34,8 @@ def test_scores_of_one_prompt_are_averaged_by_weight() -> None:
     np.testing.assert_allclose(table.scores, [[6.0 / 8, 0.5], [np.nan, 0.25]])
     np.testing.assert_allclose(table.costs_usd, [[0.2, 0.2], [np.nan, np.nan]])
     np.testing.assert_allclose(table.output_tokens, [[25.0, np.nan], [np.nan, 7.0]])
-    assert table.intents.tolist() == [1, -1] and table.row_weight.tolist() == [2.0, 1.0]
-    np.testing.assert_array_equal(table.timestamps, [5.0, np.nan])
+    assert table.intents.tolist() == [1, -1] and table.row_weight.tolist() == [2.0 / 1.8, 1.0 / 1.8]
+    np.testing.assert_array_equal(table.timestamps, [9.0, np.nan])
     assert len(table) == 2 and len(table.battles) == 0
 
 
@@ -55,7 +55,7 @@ def test_battles_are_all_kept() -> None:
     assert [table.models[i] for i in battles.a] == ["b", "a", "a", "c"]
     assert battles.y.tolist() == [1.0, 0.0, 0.5, 0.5]
     assert battles.both_bad.tolist() == [False, False, False, True]
-    assert battles.weight.tolist() == [1.0, 2.0, 1.0, 1.0]
+    assert battles.weight.tolist() == [0.8, 1.6, 0.8, 0.8], "in units of their mean"
     assert len(battles.where(battles.rows == 1)) == 2
 
 
@@ -66,7 +66,8 @@ def test_scores_beside_battles_become_battles() -> None:
     )
     pairs = [(table.models[a], table.models[b]) for a, b in zip(table.battles.a, table.battles.b, strict=True)]
     assert pairs[1:] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert table.battles.y.tolist()[1:] == [1.0, 0.75, 0.25] and table.battles.weight.tolist()[1:] == [1.0, 1.0, 1.0]
+    assert table.battles.y.tolist()[1:] == [1.0, 0.75, 0.25]
+    np.testing.assert_allclose(table.battles.weight, np.array([1.0, 1.0, 1.0, 1.0]) / 1.5)
 
 
 def test_models_given_are_the_columns() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from router.estimate import Evidence
 from training.evidence import Battles, Table
@@ -174,11 +175,15 @@ def test_paired_gain_is_the_textbook_standard_error() -> None:
     difference = np.random.default_rng(0).normal(0.1, 1, 200)
     mean, error = paired_gain(difference, np.ones(200), np.arange(200))
     assert mean == pytest.approx(difference.mean())
-    assert error == pytest.approx(difference.std(ddof=1) / np.sqrt(200))
+    wider = student.ppf(0.975, 199) / 1.959964
+    assert error == pytest.approx(wider * difference.std(ddof=1) / np.sqrt(200))
     # Twenty copies of ten answers say no more than ten.
     copied = np.repeat(difference[:10], 20)
     groups = np.repeat(np.arange(10), 20)
-    assert paired_gain(copied, np.ones(200), groups)[1] == pytest.approx(difference[:10].std(ddof=1) / np.sqrt(10))
+    wider = student.ppf(0.975, 9) / 1.959964
+    error = paired_gain(copied, np.ones(200), groups)[1]
+    assert error == pytest.approx(wider * difference[:10].std(ddof=1) / np.sqrt(10))
+    assert paired_gain(copied, np.ones(200), np.zeros(200))[1] == 1.0, "one group says nothing"
     # Rows without weight do not count.
     weight = np.repeat([1.0, 0.0], 100)
     assert paired_gain(difference, weight, np.arange(200))[0] == pytest.approx(difference[:100].mean())

@@ -1,6 +1,7 @@
 """training/verdict.py: the table of cases."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -101,3 +102,14 @@ def test_more_rows_are_asked_for_than_there_are() -> None:
 def test_an_interval_of_no_width_from_a_handful_of_rows_is_not_trusted() -> None:
     """Three rows that agree have a standard error of zero, and prove nothing."""
     assert judge(HeldOut("best", gain_of(0.5, 0.0), None, None, 3, None)).label == "NOT ENOUGH DATA"
+
+
+def test_a_router_that_never_left_the_fixed_model_on_few_rows_proves_nothing() -> None:
+    few = judge(replace(held_out(0.0, 0.0), n_rows=60))
+    assert few.label == "NOT ENOUGH DATA" and "60 effective comparisons" in few.text
+    many = judge(replace(held_out(0.0, 0.0), n_rows=1000))
+    assert many.label == "DO NOT ROUTE" and "nothing in the log spoke for leaving it" in many.text
+
+
+def test_rows_that_agree_up_to_rounding_are_no_proof() -> None:
+    assert judge(replace(held_out(2.0, 2.0 + 1e-14), n_rows=24)).label == "NOT ENOUGH DATA"
