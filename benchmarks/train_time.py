@@ -44,7 +44,7 @@ def main() -> None:
             "kind": kind,
             "seconds": round(seconds, 1),
             "allowed_seconds": allowed_seconds,
-            "peak_memory_mib": round(peak_mib),
+            "process_peak_mib": round(peak_mib),
         }
         print(f"{n_prompts:,} prompts x {N_MODELS} models, {kind}: {seconds:.1f} s (allowed {allowed_seconds:.0f})")
     write("train_time", numbers, arguments={"seed": args.seed}, files=[source])

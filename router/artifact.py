@@ -13,7 +13,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,9 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
         raise ArtifactError(f"{root}: no such directory; expected an artifact written by 'whichmodel train --out'")
     manifest = _parse_json(_read(root, MANIFEST, None), root / MANIFEST)
     if manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version")
         raise ArtifactError(
-            f"{root / MANIFEST}: format_version {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+            f"{root / MANIFEST}: format_version {found!r}, this version reads {FORMAT_VERSION}; train it again"
         )
     if manifest.get("artifact_id") != _artifact_id(manifest):
         raise ArtifactError(f"{root / MANIFEST}: altered or damaged, its artifact_id is not that of its contents")
@@ -247,6 +248,9 @@ def _assemble(
     prompts = None
     if PROMPTS in contents:
         prompts = tuple(str(json.loads(line)) for line in contents[PROMPTS].splitlines())
+    if set(learned["settings"]) != {one.name for one in fields(EstimatorSettings)}:
+        names = ", ".join(one.name for one in fields(EstimatorSettings))
+        raise ValueError(f"settings must be exactly {names}; got {', '.join(sorted(learned['settings']))}")
     return RouterArtifact(
         models=tuple(str(one) for one in learned["models"]),
         encoder=encoder,

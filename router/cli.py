@@ -277,8 +277,7 @@ def _train(args: argparse.Namespace) -> int:
         )
     artifact = artifact.write(args.out)
     _say_refused(log)
-    if profiles is not None:
-        _say_unpriced(artifact, profiles)
+    _say_unpriced(artifact, profiles)
     print(report.render())
     print(f"wrote {args.out} (artifact {artifact.id}, {len(artifact.vectors)} rows, {len(artifact.models)} models)")
     if args.json:
@@ -406,11 +405,11 @@ def _load_log(args: argparse.Namespace) -> Any:
     )
 
 
-def _say_unpriced(artifact: RouterArtifact, profiles: Mapping[str, ModelProfile]) -> None:
+def _say_unpriced(artifact: RouterArtifact, profiles: Mapping[str, ModelProfile] | None) -> None:
     unpriced = [name for name in artifact.models if artifact.profiles[name].cost_usd(1) is None]
-    if unpriced:
+    if unpriced and (profiles is not None or len(unpriced) < len(artifact.models)):
         print(f"whichmodel: no price for {', '.join(unpriced)}: costs are left out of the report", file=sys.stderr)
-    unknown = sorted(set(profiles) - set(artifact.models))
+    unknown = sorted(set(profiles or ()) - set(artifact.models))
     if unknown:
         print(f"whichmodel: priced, but not in the log: {', '.join(unknown)}", file=sys.stderr)
 

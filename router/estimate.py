@@ -184,7 +184,8 @@ def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: Esti
     """Return ``z``, (..., n_models), with its distance from the global prior stretched by the calibrated slopes.
 
     A weighted mean over a neighbourhood is duller than the truth, and more so in what all models share (how hard the
-    prompt is) than in what sets them apart; hence two slopes. Only the second one can change a choice.
+    prompt is) than in what sets them apart; hence two slopes. But for scores clipped at 0 or 1, only the second one can
+    change a choice.
     """
     if settings.difficulty_slope == 1.0 and settings.contrast_slope == 1.0:
         return z

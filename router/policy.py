@@ -16,7 +16,7 @@ REASONS = {
     "best": "it has the highest expected utility on prompts like this one",
     "prior": "too little in the log is near this prompt, so what is known of the models in general decides",
     "guard": "no model's lead over it is large enough to be trusted",
-    "verdict": "the held-out verdict says that a fixed model does as well",
+    "verdict": "routing has not been shown to be worth it on held-out rows, so the best fixed model answers",
     "only_candidate": "no other model meets the request's constraints",
     "fallback": "no model meets the request's constraints, and the request names this fallback",
 }

@@ -1,7 +1,7 @@
-"""What routing is worth on rows that were not trained on: cross-fitted inside ``train``, or a separate log."""
+"""What choices were worth on logged rows, as a report; and a separate log as an artifact routes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ class Judged:
         for name, rows in (("gain_on_unseen", ~self.trained_on), ("gain_without_near", self.unlike_training)):
             if rows.any() and not rows.all():
                 details[name] = asdict(self.gain_where(rows))
-        return score_choices(
+        report = score_choices(
             self.table,
             self.worth,
             self.choices,
@@ -147,6 +147,12 @@ class Judged:
             details=details,
             margin=margin,
         )
+        n_leaked = len(self.table) - int(self.unlike_training.sum())
+        if not n_leaked:
+            return report
+        verdict = report.verdict
+        leaked = f" {n_leaked} of {len(self.table)} prompts were trained on, or nearly so."
+        return replace(report, verdict=replace(verdict, text=verdict.text + leaked))
 
 
 def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DEFAULT_MARGIN) -> Report:

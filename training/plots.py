@@ -280,7 +280,7 @@ def _draw_learning_curve(figure: Any, curve: LearningCurve) -> None:
     )
     axes.axhline(0, color="black", lw=0.8, zorder=1)
     axes.vlines(rows, lows, highs, color=BLUE, lw=1.6, alpha=0.6)
-    axes.plot(rows, means, color=BLUE, lw=2, marker="o", ms=6, label="cross-fitted gain, 95 % interval", zorder=3)
+    axes.plot(rows, means, color=BLUE, lw=2, marker="o", ms=6, label="held-out gain, 95 % interval", zorder=3)
     ahead = curve.projection
     if ahead is not None:
         low, high = POINTS * np.array(ahead.low), POINTS * np.array(ahead.high)

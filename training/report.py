@@ -78,8 +78,11 @@ class Report:
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
         lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
         if "calibration" in self.details:
-            errors = (f"{name} {one['error']['value']:.3f}" for name, one in self.details["calibration"].items())
-            lines.append(f"  calibration error    {', '.join(errors)}")
+            errors = (
+                "{} {value:.3f} ({low:.3f} to {high:.3f})".format(name, **one["error"])
+                for name, one in self.details["calibration"].items()
+            )
+            lines.append(f"  calibration error    {', '.join(errors)}, less what noise alone would give")
         if self.effective_comparisons is not None:
             lines.append(f"  effective comparisons behind the router's value: {self.effective_comparisons:.0f}")
         return "\n".join([*lines, self.verdict.text])

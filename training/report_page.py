@@ -374,7 +374,7 @@ def _learning_curve(curve: LearningCurve | None, plots: Mapping[str, bytes]) -> 
     if curve is None:
         return ""
     note = (
-        "From the training of the artifact, not from this log: the cross-fitted gain when only so many of its rows are"
+        "From the training of the artifact, not from this log: the held-out gain when only so many of its rows are"
         " learnt from. All sizes are judged on the same prompts, so their intervals go up and down together."
     )
     if curve.projection is not None:
@@ -409,7 +409,7 @@ def _would_help(curve: LearningCurve) -> str:
         return f"The verdict asks for no more rows than the {curve.n_rows:,} that there were."
     return (
         f"The last doubling of the training rows, to {curve.points[-1].n_rows:,}, changed the gain by"
-        f" {_signed(100 * change, 1)} points; the next one can hardly be expected to bring more."
+        f" {_signed(100 * change, 1)} points."
     )
 
 

@@ -190,6 +190,18 @@ def spoilt(array: Any, value: float) -> Any:
     return out
 
 
+@pytest.mark.parametrize("change", [lambda one: one.pop("contrast_slope"), lambda one: one.update(hurry=1.0)])
+def test_settings_of_another_form_are_refused(
+    full: RouterArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
+) -> None:
+    learned = full._learned()
+    change(learned["settings"])
+    monkeypatch.setattr(RouterArtifact, "_learned", lambda self: learned)
+    full.write(tmp_path / "v1")
+    with pytest.raises(ArtifactError, match=r"settings must be exactly n_neighbors, .*contrast_slope"):
+        load_artifact(tmp_path / "v1")
+
+
 def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
     return lambda one: replace(
         one, evidence=replace(one.evidence, **{name: change(one) for name, change in changes.items()})
@@ -206,6 +218,9 @@ def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
         (with_evidence(intents=lambda one: spoilt(one.evidence.intents, -2)), "intents.npy"),
         (with_evidence(intents=lambda one: one.evidence.intents.astype(np.int64)), "intents.npy.*int32"),
         (with_evidence(g=lambda one: one.evidence.g[:-1]), "evidence_g.npy.*shape"),
+        (with_evidence(sizes=lambda one: spoilt(one.evidence.sizes, np.nan)), "sizes.npy.*NaN"),
+        (with_evidence(sizes=lambda one: spoilt(one.evidence.sizes, -1)), "sizes.npy.*negative"),
+        (with_evidence(sizes=lambda one: one.evidence.sizes[:-1]), "sizes.npy.*shape"),
         (with_evidence(prior=lambda one: one.evidence.prior[:-1]), "learned.json"),
         (with_evidence(variance=lambda one: -one.evidence.variance), "negative"),
         (with_evidence(kind=lambda one: "ratings"), "learned.json.*kind"),

@@ -85,8 +85,10 @@ def test_prompts_of_the_training_are_counted(artifact: RouterArtifact, scores_lo
     log = scored(seen + UNSEEN, [*BEST[:2], *BEST], artifact.models)
     report = evaluate(artifact, log)
     assert report.details["n_trained_on"] == 2
+    assert report.verdict.text.endswith("prompts were trained on, or nearly so.")
     unseen = evaluate(artifact, scored(UNSEEN, BEST, artifact.models))
     assert report.details["gain_on_unseen"]["mean"] == pytest.approx(unseen.gain.mean)
+    assert "trained on" not in unseen.verdict.text
     assert unseen.details["n_trained_on"] == 0 and "gain_on_unseen" not in unseen.details
     assert evaluate(artifact, scored(seen, BEST[:2], artifact.models)).details["n_trained_on"] == 2
 

@@ -326,3 +326,14 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_a_malformed_hub_name(name: str) -> None:
     with pytest.raises(DataError, match="expected hf:OWNER/NAME"):
         huggingface.open_hub(name)
+
+
+def test_long_rows_of_one_prompt_are_as_new_as_the_last_of_them(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "x", "model": "small", "score": 1, "timestamp": "2025-01-01T00:00:00Z"},
+        {"prompt": "x", "model": "large", "score": 0, "timestamp": "2025-06-01T00:00:00Z"},
+        {"prompt": "x", "model": "third", "score": 0},
+        {"prompt": "y", "model": "small", "score": 1},
+    ]
+    dated, undated = load(write(tmp_path / "long.jsonl", *rows)).comparisons
+    assert dated.timestamp == 1748736000.0 and len(dated.scores or {}) == 3 and undated.timestamp is None

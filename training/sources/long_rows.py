@@ -31,7 +31,7 @@ ROLES = {
 
 @dataclass(slots=True)
 class Group:
-    """What is gathered for one comparison; intent and timestamp are those of its first row."""
+    """What is gathered for one comparison; the intent is that of its first row, the timestamp the latest."""
 
     where: str
     details: Details
@@ -80,6 +80,9 @@ def read_long(table: Table, intake: Intake, names: Mapping[str, str], *, ms_per_
             siblings.append(group)
             prompts.append((prompt, group))
         group.scores[model] = score
+        # None of the comparison's scores is newer than it is.
+        times = [one for one in (group.details.timestamp, details.timestamp) if one is not None]
+        group.details = replace(group.details, timestamp=max(times, default=None))
         group.costs_usd.update(details.costs_usd)
         group.output_tokens.update(details.output_tokens)
         for name, latency in details.latencies_ms.items():
