@@ -37,9 +37,9 @@ from pools import Pool, Split, one_battle_each
 from protocols import Options, build
 from record import write
 
+from training.cross_fit import Selection
 from training.evidence import Table
 from training.fit import fit_evidence
-from training.select import Selection
 from training.value import ValueMatrix, cross_fit_factor, paired_gain, value_matrix
 from training.verdict import gain_of
 

@@ -13,11 +13,13 @@ from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate
 from router.index import Hits
 from training.build import N_CLUSTERS, N_FOLDS
 from training.cost import learned_profiles, row_sizes
+from training.cross_fit import Selection
 from training.embed import Embedded, make_places
 from training.evidence import Table
 from training.fit import fit_evidence
+from training.hold_out import Place
 from training.near import nearest
-from training.select import FEATURE_WEIGHTS, Place, Selection, best_fixed, guarded_choices
+from training.select import FEATURE_WEIGHTS, best_fixed, guarded_choices
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
 
 # One split may be fitted to several draws of labels; what depends on the prompts alone is kept.

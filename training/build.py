@@ -15,12 +15,13 @@ from router.prompt import find_template, prompt_hash
 from router.types import ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.cost import learned_profiles, row_sizes
+from training.cross_fit import Selection
 from training.embed import embed_texts, make_places
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
 from training.held_out import Plan, report_held_out
 from training.report import Report
-from training.select import FEATURE_WEIGHTS, Selection, best_fixed
+from training.select import FEATURE_WEIGHTS, best_fixed
 from training.split import choose_split, cluster_groups, deal_folds, near_duplicate_groups, time_blocks
 from training.verdict import DEFAULT_MARGIN
 

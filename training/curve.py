@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.types import STRATEGIES
-from training.select import CrossFit
+from training.cross_fit import CrossFit
 
 N_POINTS = 49
 BALANCED_LOSS = 0.0025

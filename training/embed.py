@@ -14,7 +14,8 @@ from router.errors import ConfigError
 from router.features import surface_features
 from router.prompt import prompt_hash
 from router.space import fit_space
-from training.select import N_NEIGHBORS, TEMPERATURES, Far, Place
+from training.hold_out import Far, Place
+from training.select import N_NEIGHBORS, TEMPERATURES
 
 # Random-word prompts may keep about this share of the weight that a prompt from the log has.
 JUNK_SHARE = 0.03

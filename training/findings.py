@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from router.prompt import prompt_hash
 from router.types import Gain, JsonObject
 from training.calibrate import calibration_of
+from training.cross_fit import CrossFit, Prediction
 from training.curve import trace
 from training.evaluate import Judged
 from training.learning_curve import LearningCurve, read_learning_curve
@@ -24,7 +25,6 @@ from training.metrics import (
     share_interval,
     strong_share_curve,
 )
-from training.select import CrossFit, Prediction
 from training.value import paired_gain
 from training.verdict import gain_of
 

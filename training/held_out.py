@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from router.profiles import expected_costs_usd
 from router.types import STRATEGIES, Gain, JsonObject, ModelProfile
 from training.calibrate import calibration_of
+from training.cross_fit import CrossFit, Selection
 from training.curve import Curve, trace
 from training.evaluate import costs_of, score_choices
 from training.evidence import Table
 from training.learning_curve import CurvePoint
 from training.report import Report
-from training.select import CrossFit, Selection
 from training.value import cross_fit_factor, paired_gain
 from training.verdict import gain_of
 

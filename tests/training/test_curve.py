@@ -10,8 +10,8 @@ from router.estimate import EstimatorSettings
 from router.router import Router
 from router.types import STRATEGIES, Policy, Verdict
 from training import evaluate, load, train
+from training.cross_fit import CrossFit, Prediction
 from training.curve import BALANCED_LOSS, CHEAP_SHARE, trace, willingness_grid
-from training.select import CrossFit, Prediction
 from training.value import ValueMatrix
 
 N_ROWS, N_MODELS = 200, 4

@@ -13,13 +13,15 @@ from router.errors import DataError
 from router.router import Router
 from router.space import Space
 from router.types import STRATEGIES, Endpoint, ModelProfile, Policy
-from training import held_out, select  # pytest would take held_out.Plan for a class of tests
+from training import cross_fit, held_out  # pytest would take held_out.Plan for a class of tests
 from training.build import train
 from training.comparisons import Comparison, PreferenceLog
+from training.cross_fit import CrossFit, Selection
 from training.evidence import Battles, Table, tabulate
+from training.hold_out import Far, Place
 from training.learning_curve import read_learning_curve
 from training.report import Report
-from training.select import Config, CrossFit, Far, Place, Selection
+from training.select import Config
 from training.split import NEAR_DUPLICATE_COSINE, deal_folds, time_blocks
 from training.value import cross_fit_factor
 
@@ -82,7 +84,7 @@ def selection_of(table: Table) -> Selection:
 @pytest.fixture
 def few_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = tuple(Config(shrinkage, 30, False, guard, 0.1, 0.0) for shrinkage in (1.0, 10.0) for guard in (0.0, 0.5))
-    monkeypatch.setattr(select, "grid", lambda table: configs)
+    monkeypatch.setattr(cross_fit, "grid", lambda table: configs)
 
 
 @pytest.mark.parametrize("kind", ["scores", "battles"])

@@ -1,4 +1,4 @@
-"""training/select.py: what is chosen in bulk is what serving would choose, and held-out rows stay unseen."""
+"""training/select.py, hold_out.py, cross_fit.py: chosen in bulk as serving would, and held-out rows stay unseen."""
 
 from dataclasses import replace
 from itertools import product
@@ -12,26 +12,15 @@ from router.index import Hits, NeighborIndex
 from router.policy import Field, choose
 from router.space import Space
 from router.types import Policy, Verdict
-from training import select
+from training import cross_fit
+from training import hold_out as hold_out_room
 from training.calibrate import Slopes
+from training.cross_fit import Selection, predict
 from training.evidence import Battles, Table
 from training.fit import fit_evidence
+from training.hold_out import Far, HoldOut, Place, hold_out
 from training.near import nearest
-from training.select import (
-    Chosen,
-    Config,
-    Far,
-    HoldOut,
-    Place,
-    Selection,
-    Trial,
-    best_fixed,
-    grid,
-    hold_out,
-    pick,
-    predict,
-    try_all,
-)
+from training.select import Chosen, Config, Trial, best_fixed, grid, n_listed, pick, try_all
 from training.split import deal_folds
 from training.value import value_matrix
 
@@ -94,7 +83,7 @@ CONFIGS = tuple(
 def held_of(table: Table, rows: NDArray[np.int64]) -> HoldOut:
     """Hold ``rows`` out, by the fold scheme that has them for its second fold."""
     folds = np.isin(np.arange(N_ROWS), rows).astype(np.int64)
-    return HoldOut(hold_out(PLACES, folds), folds == 0, rows)
+    return HoldOut(hold_out(PLACES, folds, n_listed()), folds == 0, rows)
 
 
 def centred_loss(table: Table, row: int, z: NDArray[np.float64]) -> float:
@@ -118,7 +107,7 @@ def centred_loss(table: Table, row: int, z: NDArray[np.float64]) -> float:
 @pytest.mark.parametrize("block_bytes", [1, 64 << 20])
 def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Utility and loss of every configuration, against the estimator and the policy that serve, prompt by prompt."""
-    monkeypatch.setattr(select, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(hold_out_room, "BLOCK_BYTES", block_bytes)
     table = table_of(kind)
     rows = np.arange(0, N_ROWS, 4)
     held = held_of(table, rows)
@@ -205,7 +194,7 @@ def select_all(table: Table, folds: NDArray[np.int64]) -> Selection:
 
 @pytest.mark.parametrize("kind", ["scores", "battles"])
 def test_held_out_outcomes_never_reach_the_choice(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "grid", lambda table: CONFIGS[::3])
+    monkeypatch.setattr(cross_fit, "grid", lambda table: CONFIGS[::3])
     table, folds = table_of(kind), deal_folds(np.arange(N_ROWS), 3, seed=0)
     fit = select_all(table, folds).cross_fitted()
     choices, fixed, worth = fit.choose(), fit.fixed, fit.worth
@@ -221,7 +210,7 @@ def test_held_out_outcomes_never_reach_the_choice(kind: str, monkeypatch: pytest
 
 def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one configuration there is nothing to select: each fold is routed by the other folds."""
-    monkeypatch.setattr(select, "grid", lambda table: CONFIGS[4:5])
+    monkeypatch.setattr(cross_fit, "grid", lambda table: CONFIGS[4:5])
     table, folds = table_of("scores"), deal_folds(np.arange(N_ROWS), 4, seed=0)
     selection = select_all(table, folds)
     fit = selection.cross_fitted()
@@ -229,7 +218,7 @@ def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     for fold in range(4):
         chosen = selection._chosen(folds != fold)
         assert chosen.config == CONFIGS[4]
-        held = HoldOut(hold_out(PLACES, folds), folds != fold, np.flatnonzero(folds == fold))
+        held = HoldOut(hold_out(PLACES, folds, n_listed()), folds != fold, np.flatnonzero(folds == fold))
         by_hand = predict(table, PLACES, held, chosen)
         np.testing.assert_array_equal(choices[folds == fold], by_hand.choose())
         assert set(fixed[folds == fold]) == set(by_hand.fixed)
@@ -237,7 +226,7 @@ def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_progress_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "grid", lambda table: CONFIGS[:1])
+    monkeypatch.setattr(cross_fit, "grid", lambda table: CONFIGS[:1])
     seen: list[tuple[str, int, int]] = []
     folds, clusters = (deal_folds(np.arange(N_ROWS), n, seed=n) for n in (4, 3))
     selection = Selection(table_of("scores"), PLACES, folds, clusters, lambda *step: seen.append(step))
@@ -254,7 +243,7 @@ def test_ties_go_to_more_caution(monkeypatch: pytest.MonkeyPatch) -> None:
     table = table_of("scores")
     same = replace(table, scores=np.where(np.isnan(table.scores), np.nan, 0.5))
     folds = deal_folds(np.arange(N_ROWS), 3, seed=0)
-    monkeypatch.setattr(select, "grid", lambda table: CONFIGS)
+    monkeypatch.setattr(cross_fit, "grid", lambda table: CONFIGS)
     chosen = select_all(same, folds).final()
     assert chosen.config == max(CONFIGS, key=lambda one: one.caution)
     assert chosen.slopes.contrast == pytest.approx(1.0, abs=0.2), "nothing speaks for another slope"
