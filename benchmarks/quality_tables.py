@@ -130,7 +130,7 @@ def plot_differences(numbers: dict[str, Any], target: Path) -> None:
         axes.plot([100 * one["low"], 100 * one["high"]], [height, height], color="tab:blue", lw=2)
         axes.plot(100 * one["mean"], height, "o", color="tab:blue")
     axes.axvline(0.0, color="black", lw=0.8)
-    axes.set_yticks(range(len(methods)), [_name(one) for one in reversed(methods)])
+    axes.set_yticks(range(len(methods)), list(reversed(methods)))
     axes.set_xlabel("ours minus the method, points (blue: mean over sets, 95 %; grey: each set)")
     _save(figure, target)
 
@@ -146,7 +146,7 @@ def plot_curves(numbers: dict[str, Any], target: Path) -> None:
             continue
         points = np.array(found["curves"][method]["routed"])
         points = points[np.argsort(points[:, 0])]
-        label = "fixed models' hull (zero router)" if method == "best fixed" else _name(method)
+        label = "fixed models' hull (zero router)" if method == "best fixed" else method
         axes.plot(1000 * points[:, 0], points[:, 1], ".-", ms=4, label=label)
     fixed = np.array(found["curves"][OURS]["fixed"])
     axes.plot(1000 * fixed[:, 0], fixed[:, 1], "kx", label="each fixed model")
