@@ -22,7 +22,6 @@ from training.near import nearest
 from training.select import FEATURE_WEIGHTS, best_fixed, guarded_choices
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
 
-# One split may be fitted to several draws of labels; what depends on the prompts alone is kept.
 CHUNK_ROWS = 1024
 
 
@@ -37,7 +36,7 @@ class Ground:
 
 @cache
 def ground(split: Split) -> Ground:
-    """Return the spaces and folds of the split's training rows."""
+    """Return the spaces and folds of the split's training rows; kept, as a split may be fitted to many draws."""
     pool, rows = split.pool, split.train
     embedded = Embedded(pool.vectors[rows], pool.features[rows])
     texts = [pool.table.texts[row] for row in rows]
@@ -55,7 +54,7 @@ def shipped_encoder() -> OnnxEncoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """The estimator as it would be served. points, rows: the asked rows in its space, and their nearest rows."""
+    """The estimator as it would be served. hits: of each asked row, its nearest training rows."""
 
     evidence: Evidence
     settings: EstimatorSettings

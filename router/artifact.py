@@ -201,8 +201,8 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
     if not root.is_dir():
         raise ArtifactError(f"{root}: no such directory; expected an artifact written by 'whichmodel train --out'")
     manifest = _parse_json(_read(root, MANIFEST, None), root / MANIFEST)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        found = manifest.get("format_version")
+    found = manifest.get("format_version")
+    if found != FORMAT_VERSION:
         raise ArtifactError(
             f"{root / MANIFEST}: format_version {found!r}, this version reads {FORMAT_VERSION}; train it again"
         )

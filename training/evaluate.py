@@ -22,6 +22,26 @@ from training.value import ValueMatrix, paired_gain, value_matrix
 from training.verdict import DEFAULT_MARGIN, HeldOut, gain_of, rule
 
 
+def gain_over(
+    worth: ValueMatrix,
+    choices: NDArray[np.int64],
+    fixed: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    rows: NDArray[np.bool_] | None = None,
+    *,
+    error_factor: float = 1.0,
+) -> Gain:
+    """Return the gain of ``choices`` over ``fixed``, both int64 (n_rows,), on the rows marked in ``rows`` or on all.
+
+    groups: int64 (n_rows,), rows of one group are not independent. error_factor: what the standard error is multiplied
+    by, above 1 where the choices were cross-fitted on these very rows.
+    """
+    some = np.ones(len(choices), dtype=bool) if rows is None else rows
+    difference = worth.of(choices) - worth.of(fixed)
+    mean, error = paired_gain(difference[some], worth.weight[some], groups[some])
+    return gain_of(mean, error_factor * error)
+
+
 def score_choices(
     table: Table,
     worth: ValueMatrix,
@@ -41,20 +61,18 @@ def score_choices(
 
     worth: over all rows of the table. groups: int64 (n_rows,), rows of one group are not independent.
     costs_usd: float64 (n_rows, n_models), or None where not every model has a price. To ``details`` are added the
-    verdict's margin, and the rows that it asks for or None. error_factor: what the gain's standard error is multiplied
-    by, above 1 where the choices were cross-fitted on these very rows. n_logged: rows of the log that this table was
-    held out of, when it is not all of them: the rows asked for are counted in these.
+    verdict's margin, and the rows that it asks for or None. error_factor: as in ``gain_over``. n_logged: rows of the
+    log that this table was held out of, when it is not all of them: the rows asked for are counted in these.
     """
     at = np.arange(len(table))
     mine, theirs = worth.of(choices), worth.of(fixed)
     total = max(float(worth.weight.sum()), 1e-12)
-    mean, error = paired_gain(mine - theirs, worth.weight, groups)
     router_cost = None if costs_usd is None else float(costs_usd[at, choices].mean())
     fixed_cost = None if costs_usd is None else float(costs_usd[at, fixed].mean())
     effective = None
     if not _fully_scored(table):  # either side of the gain must have been tried
         effective = min(worth.effective_comparisons(choices), worth.effective_comparisons(fixed))
-    gain = gain_of(mean, error_factor * error)
+    gain = gain_over(worth, choices, fixed, groups, error_factor=error_factor)
     held_out = HeldOut(best_fixed, gain, router_cost, fixed_cost, n_logged or len(table), effective)
     ruling = rule(held_out, margin=margin)
     counts = np.bincount(choices, minlength=len(table.models)) / max(len(choices), 1)
@@ -121,8 +139,7 @@ class Judged:
 
     def gain_where(self, rows: NDArray[np.bool_]) -> Gain:
         """Return the gain over the best fixed model on the rows marked in ``rows``, bool (n_rows,)."""
-        difference = self.worth.of(self.choices) - self.worth.of(self.fixed)
-        return gain_of(*paired_gain(difference[rows], self.worth.weight[rows], self.groups[rows]))
+        return gain_over(self.worth, self.choices, self.fixed, self.groups, rows)
 
     def report(self, *, margin: float = DEFAULT_MARGIN) -> Report:
         """Return the numbers and the verdict."""

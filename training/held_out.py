@@ -15,12 +15,11 @@ from router.types import STRATEGIES, Gain, JsonObject, ModelProfile
 from training.calibrate import calibration_of
 from training.cross_fit import CrossFit, Selection
 from training.curve import Curve, trace
-from training.evaluate import costs_of, score_choices
+from training.evaluate import costs_of, gain_over, score_choices
 from training.evidence import Table
 from training.learning_curve import CurvePoint
 from training.report import Report
-from training.value import cross_fit_factor, paired_gain
-from training.verdict import gain_of
+from training.value import cross_fit_factor
 
 # Where costs are known, the verdict is about routing that costs no more than the fixed model.
 DEFAULT_STRATEGY = "balanced"
@@ -87,6 +86,7 @@ def report_held_out(
         default, strategies, trade_off = DEFAULT_STRATEGY, curve.named_amounts_usd(), run.trade_off(curve)
     choices = run.choices(default)
     calibration = calibration_of(run.table, run.fit.prediction.quality, choices, run.groups, seed)
+    learning_curve = _learning_curve(plan, selection, profiles, amounts, run.gain(choices), default, seed)
     report = score_choices(
         run.table,
         run.fit.worth,
@@ -105,14 +105,12 @@ def report_held_out(
             "calibration": {
                 name: {**asdict(one), "bins": [asdict(part) for part in one.bins]} for name, one in calibration.items()
             },
+            "learning_curve": [asdict(one) for one in learning_curve],
         },
         margin=margin,
         error_factor=run.error_factor,
         n_logged=len(plan.table),
     )
-    report.details["learning_curve"] = [
-        asdict(one) for one in _learning_curve(plan, selection, profiles, amounts, report.gain, default, seed)
-    ]
     return HeldOutReport(report, strategies, default)
 
 
@@ -164,10 +162,8 @@ class _Run:
 
     def gain(self, choices: NDArray[np.int64], rows: NDArray[np.bool_] | None = None) -> Gain:
         """Return the gain of ``choices`` over the fixed model, on the marked rows or on all."""
-        some = np.ones(len(choices), dtype=bool) if rows is None else rows
-        difference = self.fit.worth.of(choices) - self.fit.worth.of(self.fit.fixed)
-        mean, error = paired_gain(difference[some], self.fit.worth.weight[some], self.groups[some])
-        return gain_of(mean, self.error_factor * error)
+        worth, fixed = self.fit.worth, self.fit.fixed
+        return gain_over(worth, choices, fixed, self.groups, rows, error_factor=self.error_factor)
 
     def trade_off(self, curve: Curve) -> JsonObject:
         """Return the curve and its named points for the report, both cross-fitted."""

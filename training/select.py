@@ -308,12 +308,11 @@ def pick(trials: list[list[Trial]], configs: tuple[Config, ...]) -> int:
     unguarded = np.array([one.guard_z for one in configs]) == min(one.guard_z for one in configs)
     tied = np.flatnonzero(unguarded & (utility >= utility[unguarded].max() - TIE))
     # Below 0 where neighbours predict better than the priors alone.
-    bound = KEPT_IMPROVEMENT * min(float(loss[tied].min()), 0.0)
-    sharp = tied[loss[tied] <= bound]
+    sharp = tied[loss[tied] <= KEPT_IMPROVEMENT * min(float(loss[tied].min()), 0.0)]
     best = configs[max(sharp if len(sharp) else tied, key=lambda index: configs[index].caution)]
     own = [index for index, one in enumerate(configs) if replace(one, guard_z=best.guard_z) == best]
-    bound = max(utility[index] for index in own) - GUARD_TIE
-    return int(max((index for index in own if utility[index] >= bound), key=lambda index: configs[index].guard_z))
+    enough = max(utility[index] for index in own) - GUARD_TIE
+    return int(max((index for index in own if utility[index] >= enough), key=lambda index: configs[index].guard_z))
 
 
 def _mean(sums: list[NDArray[np.float64]], trials: list[Trial]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from router.estimate import Z95, Evidence
 from training.evidence import Table
 
 MIN_PROPENSITY = 0.01
-MIN_GROUPS = 1.5
+MIN_GROUPS = 1.5  # Kish's number of groups that weigh alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,7 +82,7 @@ def rule(held_out: HeldOut, *, margin: float = DEFAULT_MARGIN) -> Ruling:
         return Ruling(Verdict("ROUTE", text, fixed), None)
     might_save = saving is not None and saving > MIN_SAVING and gain.high > -margin
     if gain.high < margin and not might_save:
-        never = ": nothing in the log spoke for leaving it" if still else ""
+        never = ": nothing in the log spoke for leaving it" if still and abs(gain.mean) < NO_SPREAD else ""
         text = f"DO NOT ROUTE: always use {fixed}. Routing gives {points}{never}."
         return Ruling(Verdict("DO NOT ROUTE", text, fixed), None)
     if gain.low > 0:

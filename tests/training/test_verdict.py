@@ -113,3 +113,8 @@ def test_a_router_that_never_left_the_fixed_model_on_few_rows_proves_nothing() -
 
 def test_rows_that_agree_up_to_rounding_are_no_proof() -> None:
     assert judge(replace(held_out(2.0, 2.0 + 1e-14), n_rows=24)).label == "NOT ENOUGH DATA"
+
+
+def test_a_steady_loss_is_not_called_staying() -> None:
+    verdict = judge(replace(held_out(-2.0, -2.0), n_rows=1000))
+    assert verdict.label == "DO NOT ROUTE" and "spoke for leaving" not in verdict.text
