@@ -1,7 +1,6 @@
 """The command line. Offline commands import the training half only when they run."""
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 
 from router import __version__
 from router.artifact import RouterArtifact, check_target
+from router.cli_encoder import add_encoder
 from router.errors import ConfigError, DataError, RouterError
 from router.profiles import read_profiles
 from router.router import Router
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(show)
     _add_data(commands)
-    _add_encoder(commands)
+    add_encoder(commands, _command, _Bars)
     return top
 
 
@@ -246,18 +246,6 @@ def _add_data(commands: Commands) -> None:
     _add_json(inspect)
 
 
-def _add_encoder(commands: Commands) -> None:
-    encoder = commands.add_parser("encoder", help="make encoders", description="Make encoders (extra [encoders]).")
-    verbs = encoder.add_subparsers(dest="verb", required=True, metavar="VERB")
-    distill = _command(
-        verbs, "distill", _distill, "distil a sentence encoder to the static tier: a token table as int8 ONNX"
-    )
-    distill.add_argument("--base", metavar="DIR", help="sentence-transformers directory (default: all-MiniLM-L6-v2)")
-    distill.add_argument("--out", required=True, metavar="DIR", help="encoder directory to write; must not exist yet")
-    distill.add_argument("--dim", type=int, default=256, help="dimensions of the vectors (default 256)")
-    distill.add_argument("--seed", type=int, default=0)
-
-
 def _train(args: argparse.Namespace) -> int:
     check_target(args.out)
     profiles = read_profiles(args.prices) if args.prices else None
@@ -370,19 +358,6 @@ def _inspect(args: argparse.Namespace) -> int:
     print(render(report))
     if args.json:
         _print_json(report)
-    return 0
-
-
-def _distill(args: argparse.Namespace) -> int:
-    if importlib.util.find_spec("torch") is None:  # before training asks for its own, smaller extra
-        raise ConfigError("torch is missing; install the encoders extra: pip install 'whichmodel[encoders]'")
-    from training.distill import default_base, distill, require_encoders_extra
-
-    require_encoders_extra()
-    settings = distill(
-        args.base or default_base(), Path(args.out), dim=args.dim, seed=args.seed, progress=sys.stderr.isatty()
-    )
-    print(f"wrote {args.out} ({settings.name}, {settings.dim} dimensions)")
     return 0
 
 

@@ -140,6 +140,37 @@ class Encoder(Protocol):
         """Encode one text by itself, so that nothing in flight beside it can change its vector."""
 
 
+class PromptTokenizer:
+    """Text to the ids that are fed to a network: cut to max_tokens, special tokens included."""
+
+    def __init__(self, tokenizer_json: bytes, settings: EncoderSettings, *, where: str) -> None:
+        """Load from the bytes of ``tokenizer.json``; ``where`` names their origin in errors.
+
+        Raises:
+            EncoderError: they are no tokenizer.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        except (ValueError, TypeError) as exc:
+            raise EncoderError(f"{where}/tokenizer.json: {exc}") from exc
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._settings = settings
+        self._room = settings.max_tokens - len(settings.prefix_ids) - len(settings.suffix_ids)
+        self.unknown_id: int | None = self._tokenizer.token_to_id(settings.unknown_token)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text, at most max_tokens of them."""
+        settings = self._settings
+        text = _keep(text, self._room * CHARS_PER_TOKEN, settings.truncation)
+        text = text.encode("utf-8", "replace").decode()  # the tokenizer refuses lone surrogates
+        if len(text) > LONG_PROMPT_CHARS:
+            ids = self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
+        else:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [*settings.prefix_ids, *_keep(ids, self._room, settings.truncation), *settings.suffix_ids]
+
+
 class OnnxEncoder:
     """An encoder directory, loaded: one onnxruntime session on one thread and its tokenizer."""
 
@@ -159,8 +190,7 @@ class OnnxEncoder:
         except ValueError as exc:
             raise EncoderError(f"{where}/encoder.json: not JSON: {exc}") from exc
         self._settings = EncoderSettings.from_json(raw, f"{where}/encoder.json")
-        self._tokenizer = _load_tokenizer(files["tokenizer.json"], where)
-        self._unknown_id = self._tokenizer.token_to_id(self._settings.unknown_token)
+        self._tokenizer = PromptTokenizer(files["tokenizer.json"], self._settings, where=where)
         self._session = _load_session(files["model.onnx"], where)
         self._inputs = {one.name for one in self._session.get_inputs()}
         if not ({"input_ids"} <= self._inputs <= {"input_ids", "attention_mask", "token_type_ids"}):
@@ -206,24 +236,16 @@ class OnnxEncoder:
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids that are fed to the network: cut to max_tokens, special tokens included."""
-        settings = self._settings
-        room = settings.max_tokens - len(settings.prefix_ids) - len(settings.suffix_ids)
-        text = _keep(text, room * CHARS_PER_TOKEN, settings.truncation)
-        text = text.encode("utf-8", "replace").decode()  # the tokenizer refuses lone surrogates
-        if len(text) > LONG_PROMPT_CHARS:
-            ids = self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
-        else:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        ids = _keep(ids, room, settings.truncation)
-        return [*settings.prefix_ids, *ids, *settings.suffix_ids]
+        return self._tokenizer.ids(text)
 
     def encode(self, text: str) -> Encoding:
         """Encode one text by itself: in an int8 batch, neighbours would change its vector."""
         ids = self.token_ids(text)
         if not ids:  # nothing but characters that the tokenizer drops
-            ids = [self._unknown_id or 0]
+            ids = [self._tokenizer.unknown_id or 0]
         vector = self.run(ids)
-        unknown = ids.count(self._unknown_id) / len(ids) if self._unknown_id is not None else 0.0
+        unknown_id = self._tokenizer.unknown_id
+        unknown = ids.count(unknown_id) / len(ids) if unknown_id is not None else 0.0
         return Encoding(vector=vector, n_tokens=len(ids), unknown_share=unknown)
 
     def run(self, ids: list[int]) -> Embedding:
@@ -280,16 +302,6 @@ def _keep(sequence: Cut, room: int, truncation: str) -> Cut:
         return sequence[:front] + sequence[front + excess :]
     start = excess // 2
     return sequence[start : start + room]
-
-
-def _load_tokenizer(raw: bytes, where: str) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_buffer(raw)
-    except (ValueError, TypeError) as exc:
-        raise EncoderError(f"{where}/tokenizer.json: {exc}") from exc
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _load_session(raw: bytes, where: str) -> onnxruntime.InferenceSession:

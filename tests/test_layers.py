@@ -29,6 +29,7 @@ LAYERS = {
     "router.router": 2,
     "router": 3,
     "router.service": 3,
+    "router.cli_encoder": 3,
     "router.cli": 4,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact reads and writes the others' plain values, and
@@ -43,8 +44,9 @@ SIDEWAYS = {
     ("router.policy", "router.estimate"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
+COMMAND_LINES = ("router.cli", "router.cli_encoder")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
-MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder"}
+MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
 
 def modules(package: str) -> dict[str, ast.Module]:
@@ -108,9 +110,9 @@ def test_every_edge_of_the_table_is_still_used() -> None:
 
 @pytest.mark.parametrize("name", sorted(ROUTER))
 def test_router_never_needs_the_offline_half(name: str) -> None:
-    found = at_import(ROUTER[name]) if name == "router.cli" else imports(ROUTER[name])
+    found = at_import(ROUTER[name]) if name in COMMAND_LINES else imports(ROUTER[name])
     assert not [one for one in found if within(one, OFFLINE)]
-    if name == "router.cli":
+    if name in COMMAND_LINES:
         heavy = [one for one in imports(ROUTER[name]) if within(one, OFFLINE) and not within(one, ("training",))]
         assert not heavy, "the command line reaches offline libraries through training only"
 

@@ -14,6 +14,11 @@ MIN_BIN_ROWS = 10
 N_DECILES = 10
 PERCENTILES = (2.5, 97.5)
 
+# The vote on a prompt's intent: how many nearest rows take part, and how sharply the nearer count more.
+VOTERS = 10
+VOTE_TEMPERATURE = 0.1
+VOTE_CHUNK_ROWS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -234,3 +239,28 @@ def _bin(predicted: NDArray[np.float64], outcome: NDArray[np.float64]) -> Bin:
 
 def _root(square: float) -> float:
     return float(np.sqrt(max(square, 0.0)))
+
+
+def neighbor_labels(
+    index: NDArray[np.float32], codes: NDArray[np.int64], queries: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Return the label of every query by a vote of its nearest rows of the index: int64 (n_queries,).
+
+    index, queries: unit vectors (n, dim). codes: int64 (n_index,), 0 or more. The VOTERS nearest rows vote, each with
+    exp(cosine / VOTE_TEMPERATURE); the lowest code wins among equals.
+    """
+    labels = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), VOTE_CHUNK_ROWS):
+        similar = queries[start : start + VOTE_CHUNK_ROWS] @ index.T
+        nearest = np.argsort(-similar, axis=1, kind="stable")[:, :VOTERS]
+        for row, voters in enumerate(nearest, start=start):
+            weights = np.exp((similar[row - start, voters] - similar[row - start, voters[0]]) / VOTE_TEMPERATURE)
+            labels[row] = np.argmax(np.bincount(codes[voters], weights=weights))
+    return labels
+
+
+def neighbor_accuracy(
+    index: NDArray[np.float32], codes: NDArray[np.int64], queries: NDArray[np.float32], truth: NDArray[np.int64]
+) -> float:
+    """Return the share of queries whose label by ``neighbor_labels`` is the true one."""
+    return float((neighbor_labels(index, codes, queries) == truth).mean())

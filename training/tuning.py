@@ -1,0 +1,43 @@
+"""How an encoder is tuned, as plain values: finetune.py does it, and needs PyTorch; this does not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Progress = Callable[[str, int, int], object]
+"""Called with (stage, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """learning_rate: peak, of the network; prototypes learn faster by ``prototype_speed``.
+
+    temperature: of the softmax over cosines. smoothing: share of a label's weight that is spread over all. keep: weight
+    of the term that keeps cosines. wins: weight of telling the models' outcomes, where they are known. held_out: share
+    of the labelled prompts that only measure.
+    """
+
+    n_epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    prototype_speed: float = 20.0
+    temperature: float = 0.07
+    smoothing: float = 0.1
+    keep: float = 2.0
+    wins: float = 1.0
+    held_out: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one pass over the prompts did: mean losses and, with rows held out, kNN accuracy on them."""
+
+    number: int
+    intent_loss: float
+    keep_loss: float
+    accuracy: float | None
+    seconds: float
+
+
+FULL_TUNING = TuneSettings()
+STATIC_TUNING = TuneSettings(n_epochs=20, batch_size=64, learning_rate=3e-3, prototype_speed=1.0, keep=10.0)
