@@ -41,11 +41,15 @@ CANARY_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class StaticModel:
-    """One vector per token, weighted: vectors float32 (n_tokens, dim), and the tokenizer that gives their ids."""
+    """One vector per token, weighted: vectors float32 (n_tokens, dim), and the tokenizer that gives their ids.
+
+    places: weights by the place from the front and from the back, float32 (MAX_TOKENS,) each, where there are any.
+    """
 
     vectors: NDArray[np.float32]
     tokenizer_json: str
     unknown_token: str
+    places: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
 
 def require_encoders_extra() -> None:
@@ -102,7 +106,7 @@ def distill(
         out,
         encoder_settings,
         tokenizer_json=static.tokenizer_json,
-        model=static_graph(table, scales),
+        model=static_graph(table, scales, static.places),
         canary_texts=CANARY_TEXTS,
     )
 
@@ -127,7 +131,8 @@ def _tuned(
     vectors = table.vectors
     unknown_id = Tokenizer.from_str(static.tokenizer_json).token_to_id(static.unknown_token)
     vectors[unknown_id] = static.vectors[unknown_id] * UNKNOWN_WEIGHT
-    return replace(static, vectors=vectors)
+    front, back = (weights[np.minimum(np.arange(MAX_TOKENS), len(weights) - 1)] for weights in table.place_weights)
+    return replace(static, vectors=vectors, places=(front, back))
 
 
 def static_model(

@@ -39,31 +39,38 @@ def quantize_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArr
     return table, scales
 
 
-def static_graph(table: NDArray[np.int8], weights: NDArray[np.float32]) -> bytes:
+def static_graph(
+    table: NDArray[np.int8],
+    weights: NDArray[np.float32],
+    places: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+) -> bytes:
     """Return a self-contained ONNX model from ``input_ids`` to one unit vector ``embedding``.
 
-    The vector is the sum over tokens of weights[id] * table[id], scaled to unit length; a zero sum stays zero.
+    The vector is the sum over tokens of weights[id] * table[id], scaled to unit length; a zero sum stays zero. With
+    ``places``, a token also has the weight front[its place] * back[its place from the end].
     table: int8 (n_tokens, dim). weights: float32 (n_tokens,), the row's quantisation scale times the token's weight.
-    input_ids: int64 (1, T). embedding: float32 (1, dim).
+    places: (front, back), float32 (max_tokens,) each. input_ids: int64 (1, T). embedding: float32 (1, dim).
     """
     n_tokens, dim = table.shape
     if weights.shape != (n_tokens,):
         raise ValueError(f"weights must have shape ({n_tokens},), got {weights.shape}")
-    nodes = [
-        helper.make_node("Reshape", ["input_ids", "flat"], ["ids"]),
-        helper.make_node("Gather", ["table", "ids"], ["rows_int8"], axis=0),
-        helper.make_node("Cast", ["rows_int8"], ["rows"], to=TensorProto.FLOAT),
-        helper.make_node("Gather", ["weights", "input_ids"], ["token_weights"], axis=0),
-        # One product weighs and sums. The mean over tokens has the same direction, and only that is kept.
-        helper.make_node("MatMul", ["token_weights", "rows"], ["sum"]),
-        helper.make_node("LpNormalization", ["sum"], ["embedding"], axis=1, p=2),
-    ]
-    constants = [
-        numpy_helper.from_array(np.array([-1], dtype=np.int64), "flat"),
-        numpy_helper.from_array(table.astype(np.int8, copy=False), "table"),
-        numpy_helper.from_array(weights.astype(np.float32, copy=False), "weights"),
-    ]
-    return _serialized("static_encoder", nodes, constants, dim)
+    graph = _Graph()
+    flat = graph.add("Reshape", "input_ids", graph.constant("flat", np.array([-1], dtype=np.int64)))
+    rows = graph.add("Gather", graph.constant("table", table.astype(np.int8, copy=False)), flat, axis=0)
+    token_weights = graph.add("Gather", graph.constant("weights", weights.astype(np.float32)), "input_ids", axis=0)
+    if places is not None:
+        front, back = places
+        length = graph.add("Shape", flat)
+        limit = graph.constant("max_tokens", np.array([len(back)], dtype=np.int64))
+        start = graph.constant("start", np.array([0], dtype=np.int64))
+        from_front = graph.add("Slice", graph.constant("front", front), start, length)
+        # Stored from the last place to the first, so that the end of the array is the end of the text.
+        tail = graph.add("Sub", limit, length)
+        from_back = graph.add("Slice", graph.constant("back", back[::-1]), tail, limit)
+        token_weights = graph.add("Mul", token_weights, graph.add("Mul", from_front, from_back))
+    # One product weighs and sums. The mean over tokens has the same direction, and only that is kept.
+    total = graph.add("MatMul", token_weights, graph.add("Cast", rows, to=TensorProto.FLOAT))
+    return graph.finish("static_encoder", total, dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +126,7 @@ def bert_graph(weights: Mapping[str, NDArray[np.float32]], shape: BertShape, max
         wide = graph.add("Gelu", dense(x, f"{layer}.intermediate.dense"))
         x = norm(graph.add("Add", dense(wide, f"{layer}.output.dense"), x), f"{layer}.output.LayerNorm")
     mean = graph.add("ReduceMean", x, graph.constant("tokens", np.array([1], dtype=np.int64)), keepdims=0)
-    graph.nodes.append(helper.make_node("LpNormalization", [mean], ["embedding"], axis=1, p=2))
-    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    return _serialized("full_encoder", graph.nodes, constants, dim)
+    return graph.finish("full_encoder", mean, dim)
 
 
 def quantize_bert(model: bytes) -> bytes:
@@ -218,21 +223,21 @@ class _Graph:
         self.constants[name] = np.ascontiguousarray(array)
         return name
 
-
-def _serialized(name: str, nodes: Sequence[Any], constants: Sequence[Any], dim: int) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "n_tokens"])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, dim])],
-        constants,
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="whichmodel"
-    )
-    onnx.checker.check_model(model)
-    serialized: bytes = model.SerializeToString(deterministic=True)
-    return serialized
+    def finish(self, name: str, pooled: str, dim: int) -> bytes:
+        """Return the serialized model: ``pooled``, float32 (1, dim), scaled to unit length is its output."""
+        self.nodes.append(helper.make_node("LpNormalization", [pooled], ["embedding"], axis=1, p=2))
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "n_tokens"])],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, dim])],
+            [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+        )
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="whichmodel")
+        onnx.checker.check_model(model)
+        serialized: bytes = model.SerializeToString(deterministic=True)
+        return serialized
 
 
 def write_encoder(

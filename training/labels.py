@@ -12,7 +12,7 @@ from training.evidence import Table as EvidenceTable
 from training.evidence import tabulate
 from training.sources import load
 from training.sources.files import Table, Values, open_table
-from training.sources.intake import is_missing, prompt_of, read_label
+from training.sources.intake import prompt_of, read_label
 
 PROMPT_COLUMNS = ("prompt", "messages", "text", "instruction", "question", "utterance")
 LABEL_COLUMNS = ("intent", "label", "category", "scenario", "task_name", "subject")
@@ -127,8 +127,6 @@ def _column(table: Table, names: Sequence[str], what: str) -> str:
 
 
 def _prompt(values: Values, column: str) -> str | None:
-    if is_missing(values.get(column)):
-        return None
     try:
         return prompt_of(values, column)
     except ValueError:

