@@ -144,6 +144,12 @@ def _add_train(commands: Commands) -> None:
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
     )
+    train.add_argument(
+        "--intents",
+        choices=("given", "model", "discover", "none"),
+        help="where the rows' intents come from: the log's labels, the model beside the encoder, clusters named by"
+        " their own words, or nowhere (default: the first of the first three that there is)",
+    )
     train.add_argument("--cache", metavar="DIR", help="keep vectors of encoded texts here, for the next training")
     _add_json(train)
 
@@ -260,6 +266,7 @@ def _train(args: argparse.Namespace) -> int:
             store_prompts=args.store_prompts,
             margin=args.margin / 100,
             split=args.split,
+            intents=args.intents,
             cache=Path(args.cache) if args.cache else None,
             progress=bars.show,
         )

@@ -123,6 +123,7 @@ class Router:
             "kind": artifact.evidence.kind,
             "n_rows": len(artifact.vectors),
             "intents": list(artifact.intents),
+            "intents_from": artifact.intents_from,
             "encoder": {
                 "name": artifact.encoder.settings.name,
                 "tier": artifact.encoder.settings.tier,
