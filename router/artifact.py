@@ -29,7 +29,7 @@ from router.prompt import Template
 from router.space import Space
 from router.types import STRATEGIES, JsonObject, ModelProfile, Verdict
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 LEARNED, REPORT, PROFILES, PROMPTS = "learned.json", "report.json", "profiles.json", "prompts.jsonl"
 VECTORS, WEIGHTS, RESIDUALS, INTENTS, SIZES, WON, HASHES = (
@@ -52,6 +52,8 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     HASHES: ("uint8", 2),
 }
 HASH_BYTES = 16
+# Where the rows' intents came from: the log's labels, the model beside the encoder, clusters, or nowhere.
+INTENT_SOURCES = ("given", "model", "discovered", "none")
 MAX_FILE_BYTES = 8 << 30
 REQUIRED = (*ARRAYS, LEARNED, REPORT, PROFILES, *(f"encoder/{name}" for name in ENCODER_FILES))
 
@@ -63,6 +65,8 @@ class RouterArtifact:
     vectors: float16 (n_rows, dim [+ n_features]), the rows' points in ``space``, unit length. won: bool
     (n_rows, n_models), who did best on the row.
     prompt_hashes: uint8 (n_rows, 16), of the embedded text. prompts: the rows' texts, or None when not stored.
+    intents_from: one of INTENT_SOURCES. intent_quality: float64 (n_intents, n_models), mean quality on the rows of each
+    intent, shrunk to that on all rows, 0..1; known also where the estimate does not use intents.
     best_fixed: the model that is best when one must serve everything. strategies: USD that a unit of quality is worth
     under each named strategy, None where cost does not matter; default_strategy: the one the verdict is about.
     report: held-out numbers, JSON-able.
@@ -76,6 +80,8 @@ class RouterArtifact:
     won: NDArray[np.bool_]
     prompt_hashes: NDArray[np.uint8]
     intents: tuple[str, ...]
+    intents_from: str
+    intent_quality: NDArray[np.float64]
     settings: EstimatorSettings
     template: Template
     profiles: Mapping[str, ModelProfile]
@@ -157,6 +163,8 @@ class RouterArtifact:
         return {
             "models": list(self.models),
             "intents": list(self.intents),
+            "intents_from": self.intents_from,
+            "intent_quality": self.intent_quality.tolist(),
             "kind": self.evidence.kind,
             "prior": self.evidence.prior.tolist(),
             "intent_priors": self.evidence.intent_priors.tolist(),
@@ -265,6 +273,8 @@ def _assemble(
         won=arrays[WON],
         prompt_hashes=arrays[HASHES],
         intents=tuple(str(one) for one in learned["intents"]),
+        intents_from=str(learned["intents_from"]),
+        intent_quality=np.array(learned["intent_quality"], dtype=np.float64).reshape(-1, n_models),
         settings=EstimatorSettings(**learned["settings"]),
         template=Template(tuple(learned["template"]["prefixes"]), tuple(learned["template"]["suffixes"])),
         profiles=profiles_from_json(_parse_json(contents[PROFILES], root / PROFILES), str(root / PROFILES)),
@@ -299,6 +309,7 @@ def _check_shapes(artifact: RouterArtifact, root: Path) -> None:
         f"{LEARNED} prior": (evidence.prior, (n_models,)),
         f"{LEARNED} variance": (evidence.variance, (n_models,)),
         f"{LEARNED} intent_priors": (evidence.intent_priors, (len(artifact.intents), n_models)),
+        f"{LEARNED} intent_quality": (artifact.intent_quality, (len(artifact.intents), n_models)),
     }
     for name, (array, shape) in expected.items():
         if array.shape != shape:
@@ -306,6 +317,7 @@ def _check_shapes(artifact: RouterArtifact, root: Path) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ArtifactError(f"{root / name}: holds NaN or infinity")
     _check_numbers(artifact, root)
+    _check_intents(artifact, root)
 
 
 def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
@@ -332,6 +344,18 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
         raise ArtifactError(f"{root / LEARNED}: default_strategy must be one of {', '.join(STRATEGIES)}")
     if artifact.prompts is not None and len(artifact.prompts) != n_rows:
         raise ArtifactError(f"{root / PROMPTS}: {len(artifact.prompts)} prompts for {n_rows} rows")
+
+
+def _check_intents(artifact: RouterArtifact, root: Path) -> None:
+    """Refuse intents of one name, from nowhere known, or with an impossible quality."""
+    intents, source = artifact.intents, artifact.intents_from
+    if source not in INTENT_SOURCES or (source == "none") != (not intents) or len(set(intents)) < len(intents):
+        raise ArtifactError(
+            f"{root / LEARNED}: intents_from {source!r} with {len(set(intents))} different of {len(intents)} intents; "
+            f"expected one of {', '.join(INTENT_SOURCES)}, the last without intents"
+        )
+    if (artifact.intent_quality < 0).any() or (artifact.intent_quality > 1).any():
+        raise ArtifactError(f"{root / LEARNED}: intent_quality must be within 0 and 1")
 
 
 def _read(root: Path, name: str, entry: object) -> bytes:

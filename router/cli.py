@@ -5,14 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from router import __version__
-from router.artifact import RouterArtifact, check_target
+from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.errors import ConfigError, DataError, RouterError
+from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
 from router.router import Router
 from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
@@ -24,6 +25,12 @@ EPILOG = """examples:
   whichmodel route models/v1 "Prove that the square root of 2 is irrational." --explain
   whichmodel serve models/v1 --port 8080
 """
+INTENTS_FROM = {
+    "given": "labels given in the log",
+    "model": "read by the intent model beside the encoder",
+    "discovered": "discovered: clusters of the log's prompts, named by their own words",
+    "none": "the artifact has none; train with --intents to get some",
+}
 LOG_HELP = "preference log: a file, a folder, or hf:OWNER/NAME; see docs/formats.md for the formats"
 
 
@@ -62,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(show)
+    intents = _command(
+        commands, "intents", _intents, "say which model is best on each intent of an artifact, and by how much"
+    )
+    intents.add_argument("artifact", help="directory written by 'whichmodel train --out'")
+    _add_json(intents)
     _add_data(commands)
     add_encoder(commands, _command, _Bars)
     return top
@@ -143,6 +155,12 @@ def _add_train(commands: Commands) -> None:
         default=1.0,
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
+    )
+    train.add_argument(
+        "--intents",
+        choices=("given", "model", "discover", "none"),
+        help="where the rows' intents come from: the log's labels, the model beside the encoder, clusters named by"
+        " their own words, or nowhere (default: the first of the first three that there is)",
     )
     train.add_argument("--cache", metavar="DIR", help="keep vectors of encoded texts here, for the next training")
     _add_json(train)
@@ -260,6 +278,7 @@ def _train(args: argparse.Namespace) -> int:
             store_prompts=args.store_prompts,
             margin=args.margin / 100,
             split=args.split,
+            intents=args.intents,
             cache=Path(args.cache) if args.cache else None,
             progress=bars.show,
         )
@@ -343,10 +362,32 @@ def _show(args: argparse.Namespace) -> int:
     print(f"encoder    {encoder['name']} ({encoder['tier']} tier, {encoder['dim']} dimensions, {encoder['id'][:12]})")
     print(f"rows       {about['n_rows']} prompts, {about['kind']}; prompts stored: {about['prompts_stored']}")
     print(f"models     {', '.join(about['models'])}")
-    print(f"intents    {', '.join(about['intents']) or 'none in the log'}")
+    print(f"intents    {', '.join(about['intents']) or 'none'} ({INTENTS_FROM[about['intents_from']]})")
     print(f"best fixed {about['best_fixed']}")
     print(f"gain       {_interval(report['gain'])}, {report['protocol']}")
     print(about["verdict"]["text"])
+    return 0
+
+
+def _intents(args: argparse.Namespace) -> int:
+    artifact = load_artifact(args.artifact)
+    standings = intent_standings(artifact)
+    n_without = len(artifact.vectors) - sum(one.n_rows for one in standings)
+    if args.json:
+        _print_json(
+            {
+                "artifact_id": artifact.id,
+                "intents_from": artifact.intents_from,
+                "best_fixed": artifact.best_fixed,
+                "n_rows_without": n_without,
+                "intents": [asdict(one) for one in standings],
+            }
+        )
+        return 0
+    if standings:
+        print(render_standings(standings, artifact.best_fixed))
+    without = f"; {n_without} of {len(artifact.vectors)} rows have no intent" if standings and n_without else ""
+    print(f"intents    {INTENTS_FROM[artifact.intents_from]}{without}")
     return 0
 
 
@@ -473,6 +514,20 @@ def render_decision(decision: Decision, *, explain: bool) -> str:
             text = "" if near.prompt is None else f'  "{" ".join(near.prompt.split())[:60]}"'
             won = ", ".join(near.winners) or "nobody"
             lines.append(f"  near {near.similarity:.3f}  {near.intent or '-'}  won: {won}{text}")
+    return "\n".join(lines)
+
+
+def render_standings(standings: Sequence[IntentStanding], best_fixed: str) -> str:
+    """Return the intents for people, one line each: margins in points, support in rows."""
+    width = max(6, *(len(one.intent) for one in standings))
+    names = max(10, *(len(one.best) for one in standings))
+    fixed = f"over {best_fixed}"
+    lines = [f"{'intent':<{width}}    rows  share  {'best model':<{names}}  quality  over second  {fixed}  support"]
+    lines.extend(
+        f"{one.intent:<{width}}  {one.n_rows:>6}  {100 * one.share:>3.0f} %  {one.best:<{names}}  {one.quality:>7.3f}  "
+        f"{100 * one.margin:>+11.1f}  {100 * one.lead_over_fixed:>+{len(fixed)}.1f}  {one.support:>7}"
+        for one in standings
+    )
     return "\n".join(lines)
 
 

@@ -174,8 +174,10 @@ class PromptTokenizer:
 class OnnxEncoder:
     """An encoder directory, loaded: one onnxruntime session on one thread and its tokenizer."""
 
-    def __init__(self, files: Mapping[str, bytes], *, where: str) -> None:
+    def __init__(self, files: Mapping[str, bytes], *, where: str, directory: Path | None = None) -> None:
         """Load from the bytes of ENCODER_FILES; ``where`` names their origin in errors.
+
+        directory: where training finds what lies beside them; None for an encoder that is no directory of its own.
 
         Raises:
             EncoderError: a file is missing or damaged, or the model does not give unit vectors of ``dim``.
@@ -184,6 +186,7 @@ class OnnxEncoder:
         if missing:
             raise EncoderError(f"{where}: not an encoder directory, missing {', '.join(missing)}")
         self.files = {name: files[name] for name in ENCODER_FILES}
+        self.directory = directory
         self._id = encoder_id(self.files)
         try:
             raw = json.loads(files["encoder.json"])
@@ -222,7 +225,7 @@ class OnnxEncoder:
             files = {name: (path / name).read_bytes() for name in ENCODER_FILES if (path / name).is_file()}
         except OSError as exc:
             raise EncoderError(f"{path}: cannot be read: {exc.strerror}") from exc
-        return cls(files, where=str(path))
+        return cls(files, where=str(path), directory=path)
 
     @property
     def id(self) -> str:

@@ -123,6 +123,7 @@ class Router:
             "kind": artifact.evidence.kind,
             "n_rows": len(artifact.vectors),
             "intents": list(artifact.intents),
+            "intents_from": artifact.intents_from,
             "encoder": {
                 "name": artifact.encoder.settings.name,
                 "tier": artifact.encoder.settings.tier,
@@ -138,7 +139,7 @@ class Router:
     ) -> Decision:
         artifact = self.artifact
         estimates = self._estimates(field, local, choice)
-        intent = self._intent(local.intent_weights)
+        intent = self._intent(hits, local.intent_weights)
         model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
         elapsed_ms = deadline.elapsed_ms()
         return Decision(
@@ -198,11 +199,16 @@ class Router:
             for row, similarity, intent, won in found
         )
 
-    def _intent(self, weights: NDArray[np.float64]) -> Intent | None:
+    def _intent(self, hits: Hits, weights: NDArray[np.float64]) -> Intent | None:
         if weights.size == 0 or not weights.any():
             return None
         best = int(np.argmax(weights))
-        return Intent(label=self.artifact.intents[best], confidence=float(weights[best]))
+        n_carrying = int(np.count_nonzero(self.artifact.evidence.intents[hits.rows] == best))
+        return Intent(
+            label=self.artifact.intents[best],
+            confidence=float(weights[best]),
+            neighbor_share=n_carrying / len(hits.rows),
+        )
 
 
 def _summary(model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None) -> str:

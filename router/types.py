@@ -92,10 +92,23 @@ class Neighbor:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The intent read from the neighbours, and the share of their weight that carries it."""
+    """The intent read from the neighbours, and how much of them stands behind it; both shares in 0..1.
+
+    confidence: the share of the neighbours' weight that carries the label, after what the global prior keeps back; the
+    near count more, and far from everything it falls towards 0. neighbor_share: the plain share of those looked at.
+    """
 
     label: str
     confidence: float
+    neighbor_share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the wire form."""
+        return {
+            "label": self.label,
+            "confidence": round(self.confidence, 4),
+            "neighbor_share": round(self.neighbor_share, 4),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +171,7 @@ class Decision:
         out: dict[str, Any] = {
             "model": self.model,
             "reason": self.reason,
-            "intent": {"label": self.intent.label, "confidence": round(self.intent.confidence, 4)}
-            if self.intent
-            else None,
+            "intent": self.intent.to_json() if self.intent else None,
             "quality": round(chosen.quality, 6) if chosen else None,
             "cost_usd": chosen.cost_usd if chosen else None,
             "fallbacks": list(self.fallbacks),

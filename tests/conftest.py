@@ -118,6 +118,8 @@ def artifact(encoder: OnnxEncoder) -> RouterArtifact:
         won=scores == scores.max(axis=1, keepdims=True),
         prompt_hashes=np.stack([np.frombuffer(bytes.fromhex(prompt_hash(text)), dtype=np.uint8) for text in texts]),
         intents=INTENTS,
+        intents_from="given",
+        intent_quality=intent_priors,
         settings=EstimatorSettings(n_neighbors=20, usual_similarity=0.5, far_temperature=0.2, guard_z=0.5),
         template=Template(),
         profiles={

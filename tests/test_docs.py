@@ -9,7 +9,7 @@ from router.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("train", "eval", "route", "serve", "show", "data inspect", "encoder distill")
+COMMANDS = ("train", "eval", "route", "serve", "show", "intents", "data inspect", "encoder distill")
 
 
 MODULES = [

@@ -26,6 +26,7 @@ LAYERS = {
     "router.profiles": 1,
     "router.space": 1,
     "router.session": 1,
+    "router.intents": 2,
     "router.router": 2,
     "router": 3,
     "router.service": 3,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router.artifact import HASH_BYTES, RouterArtifact
 from router.encoder import OnnxEncoder
 from router.errors import DataError
+from router.estimate import to_quality
 from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
 from router.types import ModelProfile
@@ -20,6 +21,7 @@ from training.embed import embed_texts, make_places
 from training.evidence import Table, tabulate
 from training.fit import fit_evidence
 from training.held_out import Plan, report_held_out
+from training.intents import label_rows, plan_intents
 from training.report import Report
 from training.select import FEATURE_WEIGHTS, best_fixed
 from training.split import choose_split, cluster_groups, deal_folds, near_duplicate_groups, time_blocks
@@ -43,6 +45,7 @@ def train(
     store_prompts: str = "none",
     margin: float = DEFAULT_MARGIN,
     split: str | None = None,
+    intents: str | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[RouterArtifact, Report]:
@@ -55,11 +58,14 @@ def train(
     store_prompts: 'none', 'preview' (80 characters) or 'full' text in the artifact. margin: the quality that counts as
     nothing in the verdict. split: how the report's rows are held out, in 'random' folds or by 'time' (every block is
     decided by what came before it); None takes time where every row has a timestamp and they span more than 14 days.
-    cache: directory for vectors of texts already seen.
+    intents: where the rows' intents come from: 'given' labels alone, the 'model' beside the encoder, 'discover' for
+    clusters named by their words, or 'none'; None takes the first of the first three that there is. A row without a
+    label in a log that has some stays without. cache: directory for vectors of texts already seen.
 
     Raises:
-        DataError: fewer than 20 prompts or 2 models, or a split by time without timestamps.
-        EncoderError: the encoder cannot be loaded.
+        DataError: fewer than 20 prompts or 2 models, a split by time without timestamps, or 'given' without a label.
+        ConfigError: 'model' without one beside the encoder.
+        EncoderError: the encoder cannot be loaded, or the intent model beside it is not its own.
     """
     if store_prompts not in STORE_PROMPTS:
         raise ValueError(f"store_prompts must be one of {STORE_PROMPTS}, got {store_prompts!r}")
@@ -69,6 +75,7 @@ def train(
     table = tabulate(log, template=template)
     if len(table) < MIN_PROMPTS:
         raise DataError(f"too little to learn from: {len(table)} distinct prompts, at least {MIN_PROMPTS} are needed")
+    plan = plan_intents(table, loaded, intents)
     done = 0
 
     def advance(n: int) -> None:
@@ -78,6 +85,8 @@ def train(
 
     embedded = embed_texts(loaded, table.texts, cache=cache, advance=advance)
     places = make_places(loaded, table.texts, embedded, FEATURE_WEIGHTS, seed)
+    # Clusters see no outcome, as the space does not: nothing of what is judged leaks into them.
+    table = label_rows(table, plan, embedded.vectors, places[0].vectors, seed)
     groups = near_duplicate_groups(embedded.vectors)
     if groups.max() == 0:
         raise DataError("all prompts are near-duplicates of one another: nothing tells them apart to route by")
@@ -114,6 +123,11 @@ def train(
             "seed": seed,
             "settings": asdict(settings),
             "feature_weight": config.feature_weight,
+            "intents": {
+                "from": plan.source,
+                "n_intents": len(table.intent_names),
+                "n_rows_without": int((table.intents < 0).sum()),
+            },
             "n_comparisons": len(log),
             "n_refused": len(log.refusals),
             "template_chars": {
@@ -135,6 +149,8 @@ def train(
         won=_won(table),
         prompt_hashes=_hashes(table),
         intents=table.intent_names,
+        intents_from=plan.source,
+        intent_quality=_intent_quality(table),
         settings=settings,
         template=template,
         profiles=priced,
@@ -146,6 +162,12 @@ def train(
         prompts=_stored(table, store_prompts),
     )
     return artifact, report
+
+
+def _intent_quality(table: Table) -> NDArray[np.float64]:
+    """Return every model's shrunk mean quality on each intent's rows: float64 (n_intents, n_models), 0..1."""
+    by_intent = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=True).intent_priors
+    return to_quality(by_intent, np.zeros_like(by_intent), table.kind)[0]
 
 
 def _won(table: Table) -> NDArray[np.bool_]:

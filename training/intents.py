@@ -6,18 +6,21 @@ intent of a prompt from its neighbours.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.encoder import Encoder, embed, find_encoder
-from router.errors import EncoderError
+from router.encoder import Encoder, OnnxEncoder, embed, find_encoder
+from router.errors import ConfigError, DataError, EncoderError
 from router.types import JsonObject
+from training.discover import discover_intents
+from training.evidence import Table
 from training.labels import LabelledPrompts
 
 INTENTS_FILE = "intents.json"
+WISHES = ("given", "model", "discover", "none")
 FORMAT_VERSION = 1
 DECIMALS = 4
 
@@ -88,3 +91,69 @@ def read_intents(encoder: str | Path) -> IntentModel | None:
     except (OSError, ValueError) as exc:
         raise EncoderError(f"{path}: cannot be read: {exc}") from exc
     return IntentModel.from_json(raw, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class IntentPlan:
+    """Where the rows' intents will come from: one of router.artifact.INTENT_SOURCES, and the model where it is that."""
+
+    source: str
+    model: IntentModel | None = None
+
+
+def plan_intents(table: Table, encoder: OnnxEncoder, wish: str | None) -> IntentPlan:
+    """Decide where the rows' intents come from, before anything is embedded.
+
+    wish: one of WISHES; None takes the log's labels, without any the model beside the encoder, without one clusters.
+
+    Raises:
+        DataError: 'given' is wished and no row has a label.
+        ConfigError: 'model' is wished and there is none beside the encoder.
+        EncoderError: the model beside the encoder cannot be read or belongs to another encoder.
+    """
+    if wish is not None and wish not in WISHES:
+        raise ValueError(f"intents must be one of {', '.join(WISHES)} or None, got {wish!r}")
+    labelled = bool((table.intents >= 0).any())
+    if wish == "given" and not labelled:
+        raise DataError("intents are to be given, but no row of the log has one; leave it open, or discover them")
+    if wish == "given" or (wish is None and labelled):
+        return IntentPlan("given")
+    if wish == "none":
+        return IntentPlan("none")
+    model = None if wish == "discover" else _model_beside(encoder)
+    if wish == "model" and model is None:
+        where = encoder.directory or "an encoder that was not loaded from a directory"
+        raise ConfigError(
+            f"{where}: no {INTENTS_FILE}, so no model reads intents; name an encoder directory that has one, "
+            "or discover the intents"
+        )
+    return IntentPlan("discovered") if model is None else IntentPlan("model", model)
+
+
+def label_rows(
+    table: Table, plan: IntentPlan, vectors: NDArray[np.float32], points: NDArray[np.float32], seed: int
+) -> Table:
+    """Return the table with the intents of the plan; only those that a row has are named, but for given ones.
+
+    vectors: float32 (n_rows, dim), as the encoder gives them. points: float32 (n_rows, n), in which clusters are.
+    """
+    if plan.source == "given":
+        return table
+    if plan.source == "none":
+        return replace(table, intents=np.full(len(table), -1, dtype=np.int64), intent_names=())
+    if plan.model is not None:
+        codes, names = plan.model.codes(vectors), plan.model.names
+    else:
+        codes, names = discover_intents(points, table.texts, seed)
+    seen, codes = np.unique(codes, return_inverse=True)
+    return replace(table, intents=codes.astype(np.int64), intent_names=tuple(names[code] for code in seen))
+
+
+def _model_beside(encoder: OnnxEncoder) -> IntentModel | None:
+    model = None if encoder.directory is None else read_intents(encoder.directory)
+    if model is not None and model.encoder_id != encoder.id:
+        raise EncoderError(
+            f"{encoder.directory}/{INTENTS_FILE}: made with encoder {model.encoder_id[:12]}, not {encoder.id[:12]}; "
+            "fit it again, or discover the intents"
+        )
+    return model

@@ -23,7 +23,8 @@ class Report:
     known. shares: model to share of rows it was chosen for. effective_comparisons: of a battle log.
     details: settings and counts worth keeping. ``render`` reads there how many prompts were training rows
     (n_trained_on), how many more are near-duplicates of one (n_near_duplicates_of_training), and the gain without the
-    former (gain_on_unseen) and without both (gain_without_near).
+    former (gain_on_unseen) and without both (gain_without_near); and the rows' intents (intents: where they are from,
+    n_intents, n_rows_without).
     """
 
     protocol: str
@@ -77,6 +78,9 @@ class Report:
         lines.extend(self._leak_lines())
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
         lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
+        if "intents" in self.details:
+            line = "  intents              {n_intents} ({from}), {n_rows_without} rows without"
+            lines.append(line.format_map(self.details["intents"]))
         if "calibration" in self.details:
             errors = (
                 "{} {value:.3f} ({low:.3f} to {high:.3f})".format(name, **one["error"])

@@ -133,10 +133,11 @@ class RouteRequest(WireModel):
 
 
 class IntentAnswer(WireModel):
-    """The intent read from the neighbours, and the share of their weight that carries it."""
+    """The intent read from the neighbours, and the shares of their weight and of their number that carry it."""
 
     label: str
     confidence: float
+    neighbor_share: float
 
 
 class CandidateAnswer(WireModel):
@@ -303,7 +304,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
 ANSWER_EXAMPLE: JsonObject = {
     "model": "coder-medium",
     "reason": "best",
-    "intent": {"label": "code", "confidence": 0.8123},
+    "intent": {"label": "code", "confidence": 0.8123, "neighbor_share": 0.74},
     "quality": 0.713204,
     "cost_usd": 0.00042,
     "fallbacks": ["large-careful", "small-fast"],

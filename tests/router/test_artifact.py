@@ -130,7 +130,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (lambda raw: raw.update(format_version=1), "format_version 1, this version reads 2"),
+        (lambda raw: raw.update(format_version=1), "format_version 1, this version reads 3"),
         (lambda raw: raw.pop("format_version"), "format_version None"),
         (lambda raw: raw.update(artifact_id="0" * 16), "artifact_id"),
         (lambda raw: raw.pop("artifact_id"), "artifact_id"),
@@ -234,6 +234,11 @@ def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
         (lambda one: replace(one, best_fixed="elsewhere"), "best_fixed"),
         (lambda one: replace(one, models=("m", "m", "n"), best_fixed="m"), "learned.json"),
         (lambda one: replace(one, intents=one.intents[:-1]), "learned.json|intents.npy"),
+        (lambda one: replace(one, intents=(*one.intents[:-1], one.intents[0])), "learned.json.*2 different of 3"),
+        (lambda one: replace(one, intents_from="guessed"), "learned.json.*intents_from 'guessed'"),
+        (lambda one: replace(one, intents_from="none"), "learned.json.*intents_from 'none' with 3"),
+        (lambda one: replace(one, intent_quality=one.intent_quality[1:]), "learned.json intent_quality.*shape"),
+        (lambda one: replace(one, intent_quality=one.intent_quality + 1), "learned.json.*within 0 and 1"),
         (lambda one: replace(one, space=replace(one.space, feature_scale=one.space.feature_scale * 0)), "learned.json"),
         (lambda one: replace(one, space=replace(one.space, center=one.space.center[1:])), "learned.json.*center"),
     ],

@@ -108,7 +108,7 @@ def test_explain_gives_the_wire_form(router: Router) -> None:
     assert set(out) == WIRE | {"explanation"}
     explanation = out["explanation"]
     assert set(explanation) == {"candidates", "excluded", "neighbors", "runner_up", "summary"}
-    assert set(out["intent"]) == {"label", "confidence"}
+    assert set(out["intent"]) == {"label", "confidence", "neighbor_share"}
     assert [set(one) for one in explanation["candidates"]] == [
         {"model", "quality", "low", "high", "support", "cost_usd", "utility"}
     ] * 2

@@ -92,7 +92,7 @@ def test_residuals_fit_the_priors_they_are_added_to(
 def test_battles_without_intents(
     battles_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object, tmp_path: Path
 ) -> None:
-    artifact, report = train(battles_log, encoder=encoder)
+    artifact, report = train(battles_log, encoder=encoder, intents="none")
     assert report.verdict.label == "NOT ENOUGH DATA" and "effective comparisons" in report.verdict.text
     assert report.oracle_quality is None and 0 < (report.effective_comparisons or 0) < 200
     artifact.write(tmp_path / "v1")

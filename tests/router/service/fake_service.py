@@ -73,7 +73,7 @@ class FakeRouter:
             reason="best" if allowed else "fallback",
             summary="it is the first",
             propensity=1.0,
-            intent=Intent("code", 0.9),
+            intent=Intent("code", 0.9, 0.8),
             estimates=estimates,
             fallbacks=tuple(allowed[1:]),
             excluded=tuple(Exclusion(one, "excluded", "excluded by the request") for one in policy.exclude),
