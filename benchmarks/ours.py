@@ -10,7 +10,7 @@ from pools import Split
 
 from router.encoder import OnnxEncoder
 from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate, relative_size
-from router.index import Hits
+from router.index import NO_HITS, Hits
 from training.build import N_CLUSTERS, N_FOLDS
 from training.cost import learned_profiles, row_sizes
 from training.cross_fit import Selection
@@ -38,7 +38,7 @@ class Ground:
 def ground(split: Split) -> Ground:
     """Return the spaces and folds of the split's training rows; kept, as a split may be fitted to many draws."""
     pool, rows = split.pool, split.train
-    embedded = Embedded(pool.vectors[rows], pool.features[rows])
+    embedded = Embedded(pool.vectors[rows], pool.features[rows], pool.unknown_share[rows])
     texts = [pool.table.texts[row] for row in rows]
     places = make_places(shipped_encoder(), texts, embedded, FEATURE_WEIGHTS, split.seed)
     groups = near_duplicate_groups(embedded.vectors)
@@ -111,7 +111,8 @@ def _hits(split: Split, place: Place, n_neighbors: int) -> list[Hits]:
     for start in range(0, len(points), CHUNK_ROWS):
         similar, rows = nearest(points[start : start + CHUNK_ROWS], place.vectors, everyone, n_neighbors)
         hits += [Hits(rows=one, similarities=near) for one, near in zip(rows, similar, strict=True)]
-    return hits
+    unreadable = pool.unknown_share[split.asked] > place.far.max_unknown_share
+    return [NO_HITS if out else one for one, out in zip(hits, unreadable, strict=True)]
 
 
 def _silent(stage: str, done: int, total: int) -> None:

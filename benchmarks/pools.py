@@ -26,13 +26,15 @@ class Pool:
     """All prompts of one set.
 
     table: texts, models, intents, costs, and the labels (scores or battles) that may be learnt from. vectors: float32
-    (n_rows, dim), as the encoder gives them. features: float64 (n_rows, n_features). truth: float64 (n_rows, n_models),
-    what a choice is worth; only ever read where methods are scored. groups: int64 (n_rows,), near-duplicates share one.
+    (n_rows, dim), as the encoder gives them. features: float64 (n_rows, n_features). unknown_share: float64
+    (n_rows,), of the tokens. truth: float64 (n_rows, n_models), what a choice is worth; only ever read where methods
+    are scored. groups: int64 (n_rows,), near-duplicates share one.
     """
 
     table: Table
     vectors: NDArray[np.float32]
     features: NDArray[np.float64]
+    unknown_share: NDArray[np.float64]
     truth: NDArray[np.float64]
     groups: NDArray[np.int64]
 

@@ -17,7 +17,6 @@ from ours import shipped_encoder
 from pools import Pool, Split, cross_fit, one_battle_each, stack
 from record import data_folder
 
-from router.features import surface_features
 from router.prompt import find_template
 from training import Comparison, PreferenceLog, load
 from training.embed import embed_texts
@@ -253,9 +252,9 @@ def _pool(tables: Sequence[Table], *, truth: NDArray[np.float64] | None = None) 
     table = stack(tables)
     encoder = shipped_encoder()
     embedded = embed_texts(encoder, table.texts, cache=CACHE)
-    features = np.stack([surface_features(text) for text in table.texts])
     groups = near_duplicate_groups(embedded.vectors)
-    return Pool(table, embedded.vectors, features, table.scores if truth is None else truth, groups)
+    truth = table.scores if truth is None else truth
+    return Pool(table, embedded.vectors, embedded.features, embedded.unknown_share, truth, groups)
 
 
 def _splits(pool: Pool, train: NDArray[np.int64], asked: NDArray[np.int64] | None) -> list[Split]:

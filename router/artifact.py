@@ -24,6 +24,7 @@ from router.encoder import ENCODER_FILES, OnnxEncoder
 from router.errors import ArtifactError, ConfigError
 from router.estimate import KINDS, EstimatorSettings, Evidence
 from router.features import N_FEATURES
+from router.pins import check_pins, pins_of
 from router.profiles import profiles_from_json, profiles_to_json
 from router.prompt import Template
 from router.space import Space
@@ -140,15 +141,7 @@ class RouterArtifact:
             files[name] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
         manifest: JsonObject = {
             "format_version": FORMAT_VERSION,
-            "encoder": {
-                "id": self.encoder.id,
-                "name": self.encoder.settings.name,
-                "tier": self.encoder.settings.tier,
-                "dim": self.encoder.settings.dim,
-                "truncation": self.encoder.settings.truncation,
-                "max_tokens": self.encoder.settings.max_tokens,
-            },
-            "metric": "cosine",
+            "pins": pins_of(self.encoder),
             "kind": self.evidence.kind,
             "n_rows": len(self.vectors),
             "models": list(self.models),
@@ -202,7 +195,8 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
     """Read and verify an artifact.
 
     Raises:
-        ArtifactError: a file is missing, altered, of the wrong shape or from another encoder; the file is named.
+        ArtifactError: a file is missing, altered, of the wrong shape or made by another encoder or code; the file is
+            named, and of what made the vectors the property.
         EncoderError: the encoder inside does not work.
     """
     root = Path(directory)
@@ -221,9 +215,7 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
         raise ArtifactError(f"{root / MANIFEST}: 'files' must name exactly {', '.join(REQUIRED)} [{PROMPTS}]")
     contents = {name: _read(root, name, entry if isinstance(entry, dict) else {}) for name, entry in files.items()}
     encoder = OnnxEncoder({name: contents[f"encoder/{name}"] for name in ENCODER_FILES}, where=str(root / "encoder"))
-    pinned = manifest.get("encoder")
-    if not isinstance(pinned, dict) or pinned.get("id") != encoder.id:
-        raise ArtifactError(f"{root / 'encoder'}: foreign encoder {encoder.id[:12]}, the vectors were made by another")
+    check_pins(manifest.get("pins"), encoder, str(root / MANIFEST))
     arrays = {name: _array(contents[name], name, root) for name in ARRAYS}
     learned = _parse_json(contents[LEARNED], root / LEARNED)
     try:

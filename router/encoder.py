@@ -52,7 +52,11 @@ CHECKOUT = Path(__file__).parent.parent / "models"
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """vector: float32 (dim,), unit length. n_tokens: tokens fed in. unknown_share: of those, the unknown token."""
+    """vector: float32 (dim,), unit length. n_tokens: tokens fed in, special ones included.
+
+    unknown_share: of the text's own tokens, those that the vocabulary does not know; 1 where the tokenizer leaves
+    nothing of the text.
+    """
 
     vector: Embedding
     n_tokens: int
@@ -243,13 +247,13 @@ class OnnxEncoder:
 
     def encode(self, text: str) -> Encoding:
         """Encode one text by itself: in an int8 batch, neighbours would change its vector."""
-        ids = self.token_ids(text)
-        if not ids:  # nothing but characters that the tokenizer drops
-            ids = [self._tokenizer.unknown_id or 0]
-        vector = self.run(ids)
-        unknown_id = self._tokenizer.unknown_id
-        unknown = ids.count(unknown_id) / len(ids) if unknown_id is not None else 0.0
-        return Encoding(vector=vector, n_tokens=len(ids), unknown_share=unknown)
+        ids, unknown_id = self.token_ids(text), self._tokenizer.unknown_id
+        own = ids[len(self._settings.prefix_ids) : len(ids) - len(self._settings.suffix_ids)]
+        unknown = 0 if unknown_id is None else own.count(unknown_id)
+        # Without any of its own: nothing but characters that the tokenizer drops.
+        unknown_share = unknown / len(own) if own else 1.0
+        ids = ids or [unknown_id or 0]
+        return Encoding(vector=self.run(ids), n_tokens=len(ids), unknown_share=unknown_share)
 
     def run(self, ids: list[int]) -> Embedding:
         """Run the network on token ids and return its unit vector: the floor of any encoding time."""

@@ -46,6 +46,8 @@ class EstimatorSettings:
     prior against the intents seen at the neighbours, in units of w. guard_z: standard errors by which a model must
     look better than the fixed one before it is taken. difficulty_slope, contrast_slope: by how much the distance of
     the estimates from the global prior is stretched, in the part that all models share and in the rest.
+    max_unknown_share: of a prompt's tokens, how many the encoder may not know before its neighbours are not asked and
+    the prior answers; 1 asks them always.
     weights='similarity' with missing='zero' and shrinkage 0 is the rule of Pulze's knn-router:
     sum(similarity * score) / sum(similarity), where a model without a score at a neighbour counts 0 there.
     """
@@ -59,6 +61,7 @@ class EstimatorSettings:
     guard_z: float = 0.0
     difficulty_slope: float = 1.0
     contrast_slope: float = 1.0
+    max_unknown_share: float = 1.0
     weights: str = "softmax"
     missing: str = "prior"
 
@@ -76,6 +79,8 @@ class EstimatorSettings:
             raise ValueError("shrinkage, intent_shrinkage and guard_z must not be negative")
         if not (0 <= self.difficulty_slope < np.inf and 0 <= self.contrast_slope < np.inf):
             raise ValueError("difficulty_slope and contrast_slope must be finite and not negative")
+        if not 0 <= self.max_unknown_share <= 1:
+            raise ValueError(f"max_unknown_share must be a share, got {self.max_unknown_share}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +203,7 @@ def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: Esti
 def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fixed: int) -> LocalEstimate:
     """Estimate every model's quality from the nearest rows; ``fixed`` is the column of the best fixed model.
 
-    hits: of one prompt, rows (k,), or of many, rows (n_prompts, k).
+    hits: of one prompt, rows (k,), or of many, rows (n_prompts, k). Without any (k = 0) the prior answers.
     """
     w = neighbor_weights(hits.similarities, settings)
     h, g = evidence.h[hits.rows], evidence.g[hits.rows]

@@ -10,6 +10,9 @@ import string
 import numpy as np
 from numpy.typing import NDArray
 
+# The name of what is computed here, pinned by artifacts: other features need another name.
+FEATURES = "surface-1"
+
 _BYTE_CLASSES: dict[str, bytes] = {
     "digits": string.digits.encode(),
     "capitals": string.ascii_uppercase.encode(),

@@ -17,6 +17,10 @@ class Hits:
     similarities: NDArray[np.float32]
 
 
+NO_HITS = Hits(rows=np.zeros(0, dtype=np.int64), similarities=np.zeros(0, dtype=np.float32))
+
+
+METRIC = "cosine"
 # FAISS's half-precision kernels work in steps of 16 dimensions and fall back to scalar code (8 times slower) otherwise.
 DIM_STEP = 16
 ADD_ROWS = 65_536

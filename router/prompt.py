@@ -14,6 +14,8 @@ from typing import Any
 
 from router.errors import PromptError
 
+# The name of the rule in fold_messages, pinned by artifacts: another rule needs another name.
+FOLDING = "user-turns-1"
 TURN_SEPARATOR = "\n\n"
 TEMPLATE_SHARE = 0.2
 TEMPLATE_MIN_CHARS = 24

@@ -13,11 +13,11 @@ from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
-from router.index import Hits, NeighborIndex
+from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
 from router.prompt import fold_messages
-from router.types import Decision, Estimate, Intent, JsonObject, Messages, Neighbor, Policy
+from router.types import Decision, Embedding, Estimate, Intent, JsonObject, Messages, Neighbor, Policy
 
 DEFAULT_LATENCY_BUDGET_MS = 50.0
 # How many neighbours a decision shows; the estimate uses all of them.
@@ -75,8 +75,10 @@ class Router:
         if not text.strip():
             raise PromptError("the prompt is empty")
         core = artifact.template.strip(text)
-        point = artifact.space.place(artifact.encoder.encode(core).vector, core)
-        hits = self._index.search(point, artifact.settings.n_neighbors)
+        encoding = artifact.encoder.encode(core)
+        # What is unknown adds nothing to a vector, which then lies where the few known tokens happen to point.
+        unreadable = encoding.unknown_share > artifact.settings.max_unknown_share
+        hits = NO_HITS if unreadable else self._search(encoding.vector, core)
         size = float(relative_size(hits, artifact.evidence, artifact.settings)) if self._knows_sizes else 1.0
         costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text, size)
         field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
@@ -88,8 +90,13 @@ class Router:
             verdict=artifact.verdict,
             willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
             guard_z=artifact.settings.guard_z,
+            unreadable=unreadable,
         )
-        return self._decision(deadline, policy, field, hits, local, choice)
+        unknown_share = encoding.unknown_share if unreadable else 0.0
+        return self._decision(deadline, policy, field, hits, local, choice, unknown_share)
+
+    def _search(self, vector: Embedding, core: str) -> Hits:
+        return self._index.search(self.artifact.space.place(vector, core), self.artifact.settings.n_neighbors)
 
     def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
         if policy.willingness_to_pay_usd is not None:
@@ -135,7 +142,14 @@ class Router:
         }
 
     def _decision(
-        self, deadline: Deadline, policy: Policy, field: Field, hits: Hits, local: LocalEstimate, choice: Choice
+        self,
+        deadline: Deadline,
+        policy: Policy,
+        field: Field,
+        hits: Hits,
+        local: LocalEstimate,
+        choice: Choice,
+        unknown_share: float,
     ) -> Decision:
         artifact = self.artifact
         estimates = self._estimates(field, local, choice)
@@ -145,7 +159,7 @@ class Router:
         return Decision(
             model=model,
             reason=choice.reason,
-            summary=_summary(model, choice, estimates, intent),
+            summary=_summary(model, choice, estimates, intent, unknown_share),
             propensity=1.0,
             intent=intent,
             estimates=estimates,
@@ -211,9 +225,13 @@ class Router:
         )
 
 
-def _summary(model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None) -> str:
-    """One plain sentence: what was chosen, why, and against whom."""
+def _summary(
+    model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None, unknown_share: float
+) -> str:
+    """One plain sentence: what was chosen, why, and against whom. unknown_share: 0 unless it kept neighbours away."""
     text = f"{model}: {REASONS[choice.reason]}"
+    if unknown_share > 0:
+        text += f" (the encoder does not know {100 * unknown_share:.0f} % of the prompt)"
     if choice.reason == "best" and len(estimates) > 1:
         first, second = estimates[0], estimates[1]
         text += f" ({first.quality:.2f} against {second.quality:.2f} for {second.model}"

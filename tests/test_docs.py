@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
+from router.encoder import OnnxEncoder
+from router.policy import REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,6 +47,14 @@ def test_help_of_every_command(command, capsys):
 
     assert left.value.code == 0
     assert len(capsys.readouterr().out) > 200
+
+
+def test_docs_name_every_reason_and_every_setting_of_an_encoder():
+    service, encoders = ((ROOT / "docs" / name).read_text() for name in ("service.md", "encoders.md"))
+
+    reasons = service.split("`reason` says")[1].split("Headers")[0]
+    assert re.findall(r"^- `(\w+)`:", reasons, re.MULTILINE) == list(REASONS)
+    assert all(f"`{name}`" in encoders for name in OnnxEncoder.load("static").settings.to_json())
 
 
 @pytest.mark.parametrize("name", ["results", "latency", "decision"])

@@ -22,6 +22,7 @@ LAYERS = {
     "router.encoder": 1,
     "router.index": 1,
     "router.estimate": 1,
+    "router.pins": 1,
     "router.policy": 1,
     "router.profiles": 1,
     "router.space": 1,
@@ -34,14 +35,17 @@ LAYERS = {
     "router.cli": 4,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact reads and writes the others' plain values, and
-# three rooms take a value that another one gives.
+# three rooms take values that others give.
 SIDEWAYS = {
     ("router.prompt", "router.errors"),
     ("router.artifact", "router.encoder"),
     ("router.artifact", "router.estimate"),
+    ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
     ("router.artifact", "router.space"),
     ("router.estimate", "router.index"),
+    ("router.pins", "router.encoder"),
+    ("router.pins", "router.index"),
     ("router.policy", "router.estimate"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")

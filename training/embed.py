@@ -25,17 +25,36 @@ N_JUNK = 300
 MIN_GAP = 0.1
 DEFAULT_FAR_TEMPERATURE = 0.06
 CHUNK_ROWS = 1024
+# A prompt of which the encoder knows less than the rest is not routed by its neighbours, unless the log holds enough of
+# such prompts: then the held-out report speaks of them, too.
+MAX_UNKNOWN_SHARE = 0.4
+VOUCHED_ROWS = 50
+# Part of a cache file's name: another content needs another number.
+CACHE_VERSION = 2
 
 Advance = Callable[[int], object]
 """Called with the number of texts that were just finished."""
 
 
+Encoded = dict[str, tuple[NDArray[np.float32], float]]
+"""A text's hash to its vector and unknown share."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """vectors: float32 (n_texts, dim), as the encoder gives them. features: float64 (n_texts, n_features)."""
+    """vectors: float32 (n_texts, dim), as the encoder gives them. features: float64 (n_texts, n_features).
+
+    unknown_share: float64 (n_texts,), share of each text's tokens that the encoder does not know.
+    """
 
     vectors: NDArray[np.float32]
     features: NDArray[np.float64]
+    unknown_share: NDArray[np.float64]
+
+    @property
+    def max_unknown_share(self) -> float:
+        """The share above which a prompt is not routed by neighbours; 1 (never) where these texts vouch for it."""
+        return 1.0 if (self.unknown_share > MAX_UNKNOWN_SHARE).sum() >= VOUCHED_ROWS else MAX_UNKNOWN_SHARE
 
 
 def embed_texts(
@@ -43,44 +62,48 @@ def embed_texts(
 ) -> Embedded:
     """Encode texts one by one, exactly as serving does; with ``cache``, only those not seen before.
 
-    cache: a directory; holds one file per encoder, of text hashes and vectors.
+    cache: a directory; holds one file per encoder, of text hashes, vectors and unknown shares.
     """
     known = _read_cache(cache, encoder)
     vectors = np.empty((len(texts), encoder.settings.dim), dtype=np.float32)
-    fresh: dict[str, NDArray[np.float32]] = {}
+    unknown_share = np.empty(len(texts))
+    fresh: Encoded = {}
     for row, text in enumerate(texts):
         key = prompt_hash(text)
-        found = known.get(key)
+        found = known.get(key) or fresh.get(key)
         if found is None:
-            found = fresh[key] = encoder.encode(text).vector
-        vectors[row] = found
+            encoding = encoder.encode(text)
+            found = fresh[key] = encoding.vector, encoding.unknown_share
+        vectors[row], unknown_share[row] = found
         if advance is not None:
             advance(1)
     if cache is not None and fresh:
         _write_cache(cache, encoder, known | fresh)
     features = np.stack([surface_features(text) for text in texts])
-    return Embedded(vectors, features)
+    return Embedded(vectors, features, unknown_share)
 
 
 def _cache_file(cache: Path, encoder: Encoder) -> Path:
-    return cache / f"vectors-{encoder.id[:16]}.npz"
+    return cache / f"vectors-{CACHE_VERSION}-{encoder.id[:16]}.npz"
 
 
-def _read_cache(cache: Path | None, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+def _read_cache(cache: Path | None, encoder: Encoder) -> Encoded:
     if cache is None or not _cache_file(cache, encoder).is_file():
         return {}
     try:
         with _cache_file(cache, encoder).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+            pairs = zip(stored["vectors"], stored["unknown_share"].tolist(), strict=True)
+            return dict(zip(stored["keys"].tolist(), pairs, strict=True))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}  # a damaged cache costs time, not truth
 
 
-def _write_cache(cache: Path, encoder: Encoder, vectors: dict[str, NDArray[np.float32]]) -> None:
+def _write_cache(cache: Path, encoder: Encoder, encoded: Encoded) -> None:
     beside = cache / f".{os.getpid()}.npz"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(beside, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+        vectors, unknown_share = zip(*encoded.values(), strict=True)
+        np.savez(beside, keys=np.array(list(encoded)), vectors=np.stack(vectors), unknown_share=unknown_share)
         beside.replace(_cache_file(cache, encoder))
     except OSError as exc:
         raise ConfigError(f"{cache}: the cache cannot be written: {exc.strerror}") from exc
@@ -96,6 +119,8 @@ def make_places(
     """
     junk_texts = random_word_prompts(texts, N_JUNK, seed)
     junk = embed_texts(encoder, junk_texts)
+    max_unknown_share = embedded.max_unknown_share
+    unreadable = embedded.unknown_share > max_unknown_share
     places = []
     for weight in feature_weights:
         space = fit_space(embedded.vectors, embedded.features, weight)
@@ -109,7 +134,8 @@ def make_places(
         # Random words have many neighbours nearly as near as the nearest: their support is more than its weight.
         share = JUNK_SHARE * min(1.0, _flat_support(others) / _flat_support(strangers))
         far_temperature = gap / -np.log(share) if gap > MIN_GAP else DEFAULT_FAR_TEMPERATURE
-        places.append(Place(space, vectors, Far(usual, float(far_temperature))))
+        far = Far(usual, float(far_temperature), max_unknown_share)
+        places.append(Place(space, vectors, far, unreadable))
     return places
 
 

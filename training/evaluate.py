@@ -104,8 +104,8 @@ class Judged:
     costs_usd: float64, same shape, as logged or else as expected, or None where not every one is known.
     expected_costs_usd: what the router reckons with, NaN where unknown. intents: int64 (n_rows,), numbers of the
     artifact's intents as read from the neighbours, -1 without. nearest: float64 (n_rows,), cosine to the nearest
-    training row. trained_on: bool (n_rows,), the same text was a training row. groups: int64 (n_rows,), rows of one
-    group are not independent.
+    training row, 0 where the neighbours were not asked. trained_on: bool (n_rows,), the same text was a training row.
+    groups: int64 (n_rows,), rows of one group are not independent.
     """
 
     table: Table
@@ -213,7 +213,8 @@ def judge_log(
         if progress is not None:
             progress("routing", row + 1, len(table))
         choices[row] = column[decision.model]
-        nearest[row] = decision.neighbors[0].similarity
+        if decision.neighbors:  # an unreadable prompt has none
+            nearest[row] = decision.neighbors[0].similarity
         if decision.intent is not None:
             intents[row] = intent_number[decision.intent.label]
         for one in decision.estimates:

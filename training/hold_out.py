@@ -15,19 +15,27 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Far:
-    """How near a row usually is to its nearest other row, and how fast trust falls below that; both in cosine."""
+    """How near a row usually is to its nearest other row, and how fast trust falls below that; both in cosine.
+
+    max_unknown_share: as in router.estimate; above it nothing is near.
+    """
 
     usual_similarity: float
     far_temperature: float
+    max_unknown_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """The training rows in one candidate space. vectors: float32 (n_rows, dim), unit length."""
+    """The training rows in one candidate space. vectors: float32 (n_rows, dim), unit length.
+
+    unreadable: bool (n_rows,), rows of which the encoder knows too little to ask their neighbours; None for no row.
+    """
 
     space: Space
     vectors: NDArray[np.float32]
     far: Far
+    unreadable: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +64,7 @@ def hold_out(
     """
     near = {}
     for place in places:
-        near[place.space.feature_weight] = list_near_rows(place.vectors, folds, n_listed)
+        near[place.space.feature_weight] = list_near_rows(place.vectors, folds, n_listed, place.unreadable)
         done()
     return Scheme(folds, near)
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK_ROWS = 1024
+# Farther than any cosine: what lies there has a weight of exactly 0, as if it had not been found.
+NOWHERE = np.float32(-1e9)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,19 +17,22 @@ class NearRows:
     """Every row's nearest rows outside its own fold, nearest first.
 
     vectors: float32 (n_rows, dim), unit length. similarities: float32 (n_rows, n_listed), -inf where the list is
-    shorter. rows: int32, same shape.
+    shorter. rows: int32, same shape. unreadable: bool (n_rows,), rows that serving would not ask the neighbours of, or
+    None for no row.
     """
 
     vectors: NDArray[np.float32]
     similarities: NDArray[np.float32]
     rows: NDArray[np.int32]
+    unreadable: NDArray[np.bool_] | None = None
 
     def among(
         self, asked: NDArray[np.int64], train: NDArray[np.bool_], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what ``nearest`` returns for the rows ``asked`` among those marked in ``train``, bool (n_rows,).
 
-        ``train`` must hold no row of an asked row's own fold: such rows are not listed.
+        ``train`` must hold no row of an asked row's own fold: such rows are not listed. To an unreadable row all are
+        NOWHERE.
         """
         candidates = np.flatnonzero(train)
         k = min(k, len(candidates))
@@ -43,10 +48,17 @@ class NearRows:
         for start in range(0, len(short), CHUNK_ROWS):
             some = short[start : start + CHUNK_ROWS]
             similarities[some], rows[some] = nearest(self.vectors[asked[some]], self.vectors, candidates, k)
+        if self.unreadable is not None:
+            similarities[self.unreadable[asked]] = NOWHERE
         return similarities, rows
 
 
-def list_near_rows(vectors: NDArray[np.float32], folds: NDArray[np.int64], n_listed: int) -> NearRows:
+def list_near_rows(
+    vectors: NDArray[np.float32],
+    folds: NDArray[np.int64],
+    n_listed: int,
+    unreadable: NDArray[np.bool_] | None = None,
+) -> NearRows:
     """Find every row's ``n_listed`` nearest rows outside its own fold. folds: int64 (n_rows,)."""
     n_rows = len(vectors)
     n_listed = min(n_listed, n_rows)
@@ -63,7 +75,7 @@ def list_near_rows(vectors: NDArray[np.float32], folds: NDArray[np.int64], n_lis
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for _ in pool.map(fill, range(0, n_rows, CHUNK_ROWS)):
             pass
-    return NearRows(vectors, similarities, rows)
+    return NearRows(vectors, similarities, rows, unreadable)
 
 
 def nearest(

@@ -79,6 +79,7 @@ class Config:
         return EstimatorSettings(
             usual_similarity=far.usual_similarity,
             far_temperature=far.far_temperature,
+            max_unknown_share=far.max_unknown_share,
             n_neighbors=self.n_neighbors,
             temperature=self.temperature,
             shrinkage=self.shrinkage * SUPPORT_UNIT[kind],

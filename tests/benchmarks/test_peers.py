@@ -55,7 +55,7 @@ def pool() -> Pool:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = (rng.random((N_ROWS, N_MODELS)) < np.where(np.eye(3)[kinds] > 0, 0.9, 0.2)).astype(np.float64)
     table = make_table(scores, kinds)
-    return Pool(table, vectors, rng.random((N_ROWS, 4)), scores, np.arange(N_ROWS))
+    return Pool(table, vectors, rng.random((N_ROWS, 4)), np.zeros(N_ROWS), scores, np.arange(N_ROWS))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_ours_is_what_train_makes_and_the_router_serves(
     table = tabulate(scores_log)
     vectors = embed(encoder, table.texts)
     features = np.stack([surface_features(text) for text in table.texts])
-    pool = Pool(table, vectors, features, table.scores, near_duplicate_groups(vectors))
+    pool = Pool(table, vectors, features, np.zeros(len(table)), table.scores, near_duplicate_groups(vectors))
     everyone = np.arange(len(table))
     prediction = whichmodel(Split(pool, everyone, everyone, 0), table, ())
     router = Router(trained[0])

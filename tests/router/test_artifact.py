@@ -1,6 +1,7 @@
 """router/artifact.py: what is written is read back bit for bit, and anything else is refused by name."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.artifact import REQUIRED, RouterArtifact, _tidy, load_artifact
+from router.artifact import REQUIRED, RouterArtifact, _artifact_id, _tidy, load_artifact
 from router.encoder import OnnxEncoder
 from router.errors import ArtifactError, EncoderError, RouterError
 from router.estimate import Evidence
+from router.pins import pins_of
 from router.prompt import Template
 from router.space import Space
 
@@ -127,10 +129,16 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (path / "manifest.json").write_text(json.dumps(raw))
 
 
+def resign(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and give it the id of its new contents, so that it vouches for itself."""
+    edit(path, change)
+    edit(path, lambda raw: raw.update(artifact_id=_artifact_id(raw)))
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (lambda raw: raw.update(format_version=1), "format_version 1, this version reads 3"),
+        (lambda raw: raw.update(format_version=2), "format_version 2, this version reads 3"),
         (lambda raw: raw.pop("format_version"), "format_version None"),
         (lambda raw: raw.update(artifact_id="0" * 16), "artifact_id"),
         (lambda raw: raw.pop("artifact_id"), "artifact_id"),
@@ -140,7 +148,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda raw: raw["files"].update({"won.npy": None}), "won.npy|manifest.json"),
         (lambda raw: raw["files"].update({"won.npy": "x"}), "won.npy|manifest.json"),
         (lambda raw: raw["files"]["won.npy"].pop("sha256"), "won.npy|manifest.json"),
-        (lambda raw: raw.update(encoder=None), "encoder|manifest.json"),
+        (lambda raw: raw.update(pins=None), "manifest.json"),
     ],
 )
 def test_wrong_manifests_are_refused(copy: Path, change: Callable[[dict[str, Any]], object], wanted: str) -> None:
@@ -169,10 +177,96 @@ def renamed(encoder: OnnxEncoder) -> OnnxEncoder:
 def test_a_foreign_encoder_is_refused(full: RouterArtifact, written: Path, tmp_path: Path) -> None:
     """Files and hashes all agree, but the vectors were made by the encoder that the manifest pins."""
     replace(full, encoder=renamed(full.encoder)).write(tmp_path / "v1")
-    pinned = json.loads((written / "manifest.json").read_bytes())["encoder"]
-    edit(tmp_path / "v1", lambda raw: raw.update(encoder=pinned))
-    with pytest.raises(ArtifactError, match=r"encoder|manifest"):
+    pinned = json.loads((written / "manifest.json").read_bytes())["pins"]
+    resign(tmp_path / "v1", lambda raw: raw.update(pins=pinned))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: .* name 'minilm-l6-static-256', got 'another'"):
         load_artifact(tmp_path / "v1")
+
+
+PINS = {
+    "tier": "full",
+    "dim": 128,
+    "truncation": "head",
+    "max_tokens": 128,
+    "chars_per_token": 4,
+    "prefix_ids": [101],
+    "suffix_ids": [102],
+    "unknown_token": "<unk>",
+    "tokenizer_sha256": "0" * 64,
+    "model_sha256": "0" * 64,
+    "name": "another",
+    "metric": "euclidean",
+    "folding": "last-turn-1",
+    "features": "surface-0",
+    "n_features": 23,
+    "encoder_id": "0" * 64,
+}
+
+
+def test_every_pin_is_known_to_the_tests(full: RouterArtifact) -> None:
+    assert list(PINS) == list(pins_of(full.encoder))
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_a_pin_that_differs_is_refused_by_name_although_every_hash_agrees(
+    full: RouterArtifact, copy: Path, name: str
+) -> None:
+    own = pins_of(full.encoder)[name]
+    for wrong in (PINS[name], None):
+        resign(copy, lambda raw, wrong=wrong: raw["pins"].update({name: wrong}))
+        with pytest.raises(ArtifactError) as refusal:
+            load_artifact(copy)
+        expected = f"{copy}/manifest.json: the vectors were made with {name} {wrong!r}, got {own!r}; train it again"
+        assert str(refusal.value) == expected
+    resign(copy, lambda raw: raw["pins"].pop(name))
+    with pytest.raises(ArtifactError, match=rf"manifest\.json: .* with {name} None, got"):
+        load_artifact(copy)
+    resign(copy, lambda raw: raw["pins"].update({name: own, "warp": 9}))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: .* with warp 9, got None"):
+        load_artifact(copy)
+
+
+def other_words(raw: bytes) -> bytes:
+    tokenizer = json.loads(raw)
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["bread"], vocabulary["server"] = vocabulary["server"], vocabulary["bread"]
+    return json.dumps(tokenizer).encode()
+
+
+def other_weights(raw: bytes) -> bytes:
+    half = len(raw) // 2  # far inside the table of token vectors
+    return raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :]
+
+
+def other_end(raw: bytes) -> bytes:
+    return raw.replace(b'"middle"', b'"ends"')
+
+
+def without_canaries(raw: bytes) -> bytes:
+    return json.dumps(json.loads(raw) | {"canaries": []}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "pin"),
+    [
+        ("tokenizer.json", other_words, "tokenizer_sha256"),
+        ("model.onnx", other_weights, "model_sha256"),
+        ("encoder.json", other_end, "truncation"),
+        ("encoder.json", without_canaries, "encoder_id"),
+    ],
+)
+def test_a_swapped_file_of_the_encoder_is_refused_although_every_hash_agrees(
+    copy: Path, name: str, change: Callable[[bytes], bytes], pin: str
+) -> None:
+    path = copy / "encoder" / name
+    raw = change(path.read_bytes())
+    assert raw != path.read_bytes()
+    path.write_bytes(raw)
+    OnnxEncoder.load(copy / "encoder")  # works by itself: only the vectors are not of its making
+    entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    resign(copy, lambda manifest: manifest["files"].update({f"encoder/{name}": entry}))
+    with pytest.raises(ArtifactError, match=rf"manifest\.json: the vectors were made with {pin} .*, got "):
+        load_artifact(copy)
 
 
 def test_an_encoder_of_another_dimension_is_refused(full: RouterArtifact, tmp_path: Path) -> None:

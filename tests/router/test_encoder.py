@@ -105,6 +105,13 @@ def test_unknown_tokens_are_counted_and_do_not_move_the_vector(encoder: OnnxEnco
     assert float(plain.vector @ mixed.vector) == pytest.approx(1, abs=1e-5)
 
 
+def test_special_tokens_around_a_text_are_no_part_of_its_unknown_share(encoder: OnnxEncoder) -> None:
+    special = OnnxEncoder(with_settings(encoder, prefix_ids=[2, 3], suffix_ids=[4]), where="w")
+    for text, n_tokens, share in ((OUT_OF_VOCABULARY, 4, 1.0), (f"list {OUT_OF_VOCABULARY}", 5, 0.5), ("", 3, 1.0)):
+        encoding = special.encode(text)
+        assert (encoding.n_tokens, encoding.unknown_share) == (n_tokens, share)
+
+
 def test_special_tokens_written_in_a_prompt_are_ordinary_text(encoder: OnnxEncoder) -> None:
     for text in ("[UNK]", "[PAD]", "[CLS] [SEP]"):
         assert encoder.encode(text).unknown_share == 0

@@ -230,6 +230,8 @@ def test_quality_of_battles_is_against_the_average_candidate() -> None:
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"far_temperature": -1.0},
+        {"max_unknown_share": 1.5},
+        {"max_unknown_share": float("nan")},
         {"usual_similarity": float("nan")},
         {"shrinkage": -1.0},
         {"intent_shrinkage": float("nan")},

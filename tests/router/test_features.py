@@ -1,5 +1,6 @@
 """router/features.py: what the counts mean, and that no text breaks them."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.features import FEATURE_NAMES, N_FEATURES, surface_features
+from router.features import FEATURE_NAMES, FEATURES, N_FEATURES, surface_features
 
 HOSTILE = [
     "",
@@ -79,3 +80,11 @@ def test_patterns_do_not_backtrack_over_blank_lines() -> None:
 
     across = [name for name, pattern in features._FLAGS.items() if re.search(r"\^\\s[*+]", pattern.pattern)]
     assert across == [], "'^\\s*' under (?m) takes quadratic time on blank lines; use '^[ \\t]*'"
+
+
+def test_other_features_need_another_name() -> None:
+    """Artifacts pin the name: whoever changes what is computed must change FEATURES, and then this test."""
+    texts = ("Which of these is NOT prime?\nA) 2\nB) 9", "def f(x):\n    return x ** 2", "Übersetze: 早上好！", "")
+    computed = np.round(np.stack([surface_features(text) for text in texts]), 6) + 0.0
+    found = hashlib.sha256(computed.tobytes()).hexdigest()[:16]
+    assert (FEATURES, N_FEATURES, found) == ("surface-1", 24, "110831931b3e706b")

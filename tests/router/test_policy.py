@@ -35,6 +35,7 @@ def decide(
     verdict: Verdict = ROUTE,
     guard_z: float = 0.0,
     lead_error: float = 0.0,
+    unreadable: bool = False,
 ) -> tuple[Field, Choice]:
     field = field_of(MODELS, costs, fixed_quality, policy)
     choice = choose(
@@ -44,6 +45,7 @@ def decide(
         verdict=verdict,
         willingness_to_pay_usd=policy.willingness_to_pay_usd,
         guard_z=guard_z,
+        unreadable=unreadable,
     )
     return field, choice
 
@@ -219,3 +221,17 @@ def test_one_candidate_left_needs_no_estimate() -> None:
 def test_impossible_policies_are_the_callers_mistake(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Policy(**wrong)  # type: ignore[arg-type]
+
+
+def test_of_an_unreadable_prompt_the_reason_is_that_it_is_unreadable() -> None:
+    fixed_quality = np.array([0.9, 0.0, 0.0, 0.0])
+
+    def reason(quality: list[float], policy: Policy, verdict: Verdict = ROUTE) -> tuple[str, str]:
+        choice = decide(quality, policy, fixed_quality=fixed_quality, verdict=verdict, unreadable=True)[1]
+        return MODELS[choice.column], choice.reason
+
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy()) == ("b", "unreadable")
+    assert reason([0.5, 0.5, 0.3, 0.2], Policy()) == ("a", "unreadable")
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy(exclude=("b",))) == ("c", "unreadable")
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy(), FIXED) == ("a", "verdict")
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy(candidates=("d",))) == ("d", "only_candidate")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import PromptError
-from router.prompt import TEMPLATE_MIN_CHARS, Template, find_template, fold_messages, prompt_hash
+from router.prompt import FOLDING, TEMPLATE_MIN_CHARS, Template, find_template, fold_messages, prompt_hash
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -52,6 +52,13 @@ def test_fold_keeps_what_the_user_asked(messages: list[dict[str, Any]], text: st
 def test_fold_refuses_by_place(messages: list[Any], wanted: str) -> None:
     with pytest.raises(PromptError, match=wanted):
         fold_messages(messages)
+
+
+def test_another_folding_needs_another_name() -> None:
+    """Artifacts pin the name: whoever changes the rule must change FOLDING, and then this test."""
+    roles = ("system", "user", "assistant", "developer", "tool", "user")
+    folded = fold_messages([{"role": role, "content": f"{role} {at}"} for at, role in enumerate(roles)])
+    assert (FOLDING, folded) == ("user-turns-1", "user 1\n\nuser 5")
 
 
 def test_hash_is_of_the_bytes_and_takes_lone_surrogates() -> None:

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from router.artifact import RouterArtifact
 from router.deadline import now_ms
+from router.encoder import Encoding, OnnxEncoder
 from router.errors import PolicyError, PromptError
 from router.prompt import Template
 from router.router import SHOWN_NEIGHBORS, Router
@@ -199,9 +202,95 @@ def test_describe_holds_no_prompt(artifact: RouterArtifact) -> None:
     )
 
 
-def test_concurrent_requests_get_their_own_answers(router: Router) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+class Illiterate:
+    """An encoder that knows so much of every prompt, and whose vectors are those of another."""
 
+    def __init__(self, encoder: OnnxEncoder, unknown_share: float) -> None:
+        self.settings, self.id, self._encoder, self._unknown_share = encoder.settings, "", encoder, unknown_share
+
+    def encode(self, text: str) -> Encoding:
+        return replace(self._encoder.encode(text), unknown_share=self._unknown_share)
+
+
+def illiterate(artifact: RouterArtifact, unknown_share: float, max_unknown_share: float = 0.4) -> Router:
+    encoder: Any = Illiterate(artifact.encoder, unknown_share)
+    settings = replace(artifact.settings, max_unknown_share=max_unknown_share)
+    return Router(replace(artifact, encoder=encoder, settings=settings))
+
+
+def test_of_an_unreadable_prompt_the_priors_decide(artifact: RouterArtifact) -> None:
+    router = illiterate(artifact, 0.62)
+    decision = router.route(FOOD)
+    prior = artifact.evidence.prior
+    assert decision.model == artifact.models[int(np.argmax(prior))]
+    assert (decision.reason, decision.intent, decision.neighbors) == ("unreadable", None, ())
+    assert decision.summary == (
+        f"{decision.model}: the prompt cannot be read well enough to ask its neighbours, so what is known of the "
+        "models in general decides (the encoder does not know 62 % of the prompt)."
+    )
+    for one in decision.estimates:
+        assert one.quality == pytest.approx(prior[artifact.models.index(one.model)]) and one.support == 0
+        assert one.low < one.quality < one.high
+    assert replace(router.route(CODE), elapsed_ms=0, decision_id="", estimates=()) == replace(
+        decision, elapsed_ms=0, decision_id="", estimates=()
+    )
+    json.dumps(decision.to_json(explain=True), allow_nan=False)
+
+
+def test_of_an_unreadable_prompt_the_policy_is_kept(
+    artifact: RouterArtifact, with_verdict: Callable[[str], RouterArtifact]
+) -> None:
+    router = illiterate(artifact, 0.62)
+    order = [artifact.models[column] for column in np.argsort(-artifact.evidence.prior)]
+    assert [router.route(FOOD, Policy(exclude=tuple(order[:n]))).model for n in range(3)] == order
+    assert router.route(FOOD, Policy(willingness_to_pay_usd=1e-6)).model == "guide-small"
+    fixed = illiterate(with_verdict("DO NOT ROUTE"), 0.62).route(FOOD)
+    assert (fixed.model, fixed.reason) == (artifact.best_fixed, "verdict")
+    assert fixed.summary.endswith("(the encoder does not know 62 % of the prompt).")
+
+
+def test_up_to_the_artifacts_share_a_prompt_is_readable(artifact: RouterArtifact) -> None:
+    plain = stable(Router(artifact).route(FOOD))
+    for share, most in ((0.4, 0.4), (0.0, 0.0), (1.0, 1.0)):
+        assert stable(illiterate(artifact, share, most).route(FOOD)) == plain
+    assert illiterate(artifact, 0.401).route(FOOD).reason == "unreadable"
+
+
+def test_a_chinese_prompt_is_unreadable_to_the_shipped_encoder(artifact: RouterArtifact) -> None:
+    router = Router(replace(artifact, settings=replace(artifact.settings, max_unknown_share=0.4)))
+    decision = router.route("用Python写一个快速排序函数，并解释它的时间复杂度。")
+    assert (decision.reason, decision.neighbors) == ("unreadable", ())
+    for readable in (CODE, FOOD, "Wie röste ich Kürbis mit Lachs?", "def f(x): return x"):
+        assert router.route(readable).reason != "unreadable"
+
+
+def test_what_else_is_in_flight_changes_no_decision(artifact: RouterArtifact) -> None:
+    """Bit for bit, vectors included: short and long prompts, readable and not, every thread another one at a time."""
+    router = Router(replace(artifact, settings=replace(artifact.settings, max_unknown_share=0.4)))
+    n_threads = 8
+    texts = [f"{opening} {word}?" for opening in (CODE, FOOD, "Plan") for word in ("castle", "regex", "beans", "cache")]
+    texts += ["漢字" * 99, "word " * 3000, FOOD * 200, "\ud800", "x", "🤷" * 9]
+    start = Barrier(n_threads)
+
+    def decide(text: str) -> tuple[bytes, Decision]:
+        decision = router.route(text, Policy(route_anyway=True))
+        vector = artifact.encoder.encode(text).vector.tobytes()
+        return vector, replace(decision, elapsed_ms=0.0, budget_met=True, decision_id="")
+
+    def decide_all(thread: int) -> list[tuple[bytes, Decision]]:
+        start.wait()
+        shifted = [(thread * 5 + at) % len(texts) for at in range(len(texts))]
+        found = {at: decide(texts[at]) for at in shifted}
+        return [found[at] for at in range(len(texts))]
+
+    alone = [decide(text) for text in texts]
+    assert {one.reason for _, one in alone} >= {"best", "unreadable"}
+    with ThreadPoolExecutor(n_threads) as pool:
+        for together in pool.map(decide_all, range(n_threads)):
+            assert together == alone
+
+
+def test_concurrent_requests_get_their_own_answers(router: Router) -> None:
     prompts = [CODE, FOOD] * 20
     with ThreadPoolExecutor(4) as pool:
         models = [one.model for one in pool.map(router.route, prompts)]

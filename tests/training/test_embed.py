@@ -8,6 +8,7 @@ import pytest
 
 from router.encoder import Encoder, Encoding, OnnxEncoder
 from router.features import surface_features
+from router.prompt import prompt_hash
 from router.types import Policy
 from training.comparisons import PreferenceLog
 from training.embed import embed_texts, make_places, random_word_prompts
@@ -33,6 +34,8 @@ def test_vectors_are_those_of_serving(encoder: OnnxEncoder) -> None:
     for row, text in enumerate(TEXTS):
         np.testing.assert_array_equal(embedded.vectors[row], encoder.encode(text).vector)
         np.testing.assert_array_equal(embedded.features[row], surface_features(text))
+        assert embedded.unknown_share[row] == encoder.encode(text).unknown_share
+    assert embedded.unknown_share.tolist()[-1] == 0.5
 
 
 def test_the_cache_gives_the_same_vectors_and_saves_the_work(encoder: OnnxEncoder, tmp_path: Path) -> None:
@@ -44,8 +47,22 @@ def test_the_cache_gives_the_same_vectors_and_saves_the_work(encoder: OnnxEncode
     np.testing.assert_array_equal(second.vectors, plain.vectors)
     np.testing.assert_array_equal(third.vectors, plain.vectors)
     np.testing.assert_array_equal(first.vectors, plain.vectors[:3])
-    assert counting.n_encoded <= len(TEXTS)  # type: ignore[attr-defined]
+    for one in (second, third):
+        np.testing.assert_array_equal(one.unknown_share, plain.unknown_share)
+    assert counting.n_encoded == len(set(TEXTS))  # type: ignore[attr-defined]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_of_vectors_alone_is_not_read(encoder: OnnxEncoder, tmp_path: Path) -> None:
+    """The first version of the cache knew nothing of unknown shares."""
+    keys, wrong = np.array([prompt_hash(text) for text in TEXTS]), np.zeros((len(TEXTS), 256), dtype=np.float32)
+    np.savez(tmp_path / f"vectors-{encoder.id[:16]}.npz", keys=keys, vectors=wrong)
+    plain = embed_texts(encoder, TEXTS)
+    found = embed_texts(encoder, TEXTS, cache=tmp_path)
+    np.testing.assert_array_equal(found.vectors, plain.vectors)
+    (written,) = set(tmp_path.iterdir()) - {tmp_path / f"vectors-{encoder.id[:16]}.npz"}
+    np.savez(written, keys=keys, vectors=wrong)  # under the new name, but without the shares
+    np.testing.assert_array_equal(embed_texts(encoder, TEXTS, cache=tmp_path).vectors, plain.vectors)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "garbage", "zip of nothing"])

@@ -5,7 +5,7 @@ Both see the same neighbours with the same weights and the same ridge around the
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,7 @@ def test_one_step_chooses_as_the_full_fit_on_llmrouter(llmrouter: PreferenceLog,
         rows = np.random.default_rng((seed, 2)).permutation(len(scored))[: N_TRAIN + N_REAL]
         train, asked = rows[:N_TRAIN], rows[N_TRAIN:]
         embedded = embed_texts(encoder, [scored.texts[row] for row in rows])
-        known = Embedded(embedded.vectors[:N_TRAIN], embedded.features[:N_TRAIN])
+        known = Embedded(*(getattr(embedded, one.name)[:N_TRAIN] for one in fields(embedded)))
         place = make_places(encoder, [scored.texts[row] for row in train], known, (0.25,), seed)[0]
         queries = place.space.place_all(embedded.vectors[N_TRAIN:], embedded.features[N_TRAIN:])
         lead = scored.scores[train, :, None] - scored.scores[train, None, :]

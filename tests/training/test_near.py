@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from router.estimate import EstimatorSettings, neighbor_weights
 from training import near
-from training.near import list_near_rows, nearest
+from training.near import NOWHERE, list_near_rows, nearest
 
 DIM = 6
 
@@ -120,6 +121,21 @@ def test_some_lists_suffice_and_others_do_not() -> None:
     n_usable = train[listed.rows[asked]].sum(axis=1)
     assert (n_usable >= 6).any() and (n_usable < 6).any()
     agrees(vectors, folds, 10, asked, train, 6)
+
+
+def test_nothing_is_near_an_unreadable_row() -> None:
+    """Neither from its list nor searched for anew; it may still be near others."""
+    vectors, folds, unreadable = fine(60, 2), np.arange(60) % 3, np.arange(60) % 5 == 0
+    asked = np.flatnonzero(folds == 1)
+    for train in (folds != 1, (folds != 1) & (np.arange(60) % 7 == 0)):
+        plain = list_near_rows(vectors, folds, 12).among(asked, train, 8)
+        found = list_near_rows(vectors, folds, 12, unreadable).among(asked, train, 8)
+        out = unreadable[asked]
+        assert (found[0][out] == NOWHERE).all()
+        np.testing.assert_array_equal(found[0][~out], plain[0][~out])
+        np.testing.assert_array_equal(found[1], plain[1])
+        assert unreadable[found[1]].any()
+    assert not neighbor_weights(found[0][out], EstimatorSettings(8, usual_similarity=0.9)).any()
 
 
 @pytest.mark.parametrize("n_listed", [1, 10, 45, 100])
