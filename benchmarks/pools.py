@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from router.encoder import Encoder
 from training.evidence import Battles, Table
 from training.near import nearest
 from training.split import deal_folds
@@ -28,6 +29,7 @@ class Pool:
     table: texts, models, intents, costs, and the labels (scores or battles) that may be learnt from. vectors: float32
     (n_rows, dim), as the encoder gives them. features: float64 (n_rows, n_features). truth: float64 (n_rows, n_models),
     what a choice is worth; only ever read where methods are scored. groups: int64 (n_rows,), near-duplicates share one.
+    encoder: what made the vectors; None: the one that ships.
     """
 
     table: Table
@@ -35,6 +37,7 @@ class Pool:
     features: NDArray[np.float64]
     truth: NDArray[np.float64]
     groups: NDArray[np.int64]
+    encoder: Encoder | None = None
 
 
 class Split:
