@@ -3,7 +3,7 @@
 python benchmarks/encoder_tables.py
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +94,18 @@ def routing(numbers: dict[str, Any]) -> str:
 
 def latency(numbers: dict[str, Any]) -> str:
     rows = []
-    for name, one in numbers["encoders"].items():
-        if "latency_ms" not in one:
-            continue
+    for name, one in _timed(numbers):
         cells = []
         for cell in one["latency_ms"].values():
             ratio = "" if cell["encode_over_bare"] is None else f", x{cell['encode_over_bare']:.2f}"
             cells.append(f"{cell['p50']:.2f} / {cell['p99']:.2f}{ratio}")
         rows.append([name, *cells, f"{one['disk_mib']:.1f}", f"{one['memory_mib']:.0f}"])
-    lengths = next(iter(one["latency_ms"] for one in numbers["encoders"].values() if "latency_ms" in one))
+    lengths = next(list(one["latency_ms"]) for _, one in _timed(numbers))
+    limits = [f"{name} {one['max_tokens']}" for name, one in _timed(numbers) if one["max_tokens"]]
     note = (
         "p50 / p99 in ms by tokens of text, one prompt at a time on one thread, and how many times the bare network "
-        "that p50 is. The full tier and its base read at most 128 tokens. Disk and memory in MiB; memory is what "
-        "loading and one run add to a process that has imported what it needs."
+        "that p50 is. Disk and memory in MiB; memory is what loading and one run add to a process that has imported "
+        f"what it needs. At most so many tokens are read: {', '.join(limits)}."
     )
     return f"{note}\n\n{_table(['encoder', *lengths, 'disk', 'memory'], rows)}"
 
@@ -204,11 +203,11 @@ def _interval_of(one: dict[str, Any], key: str) -> dict[str, Any]:
     return {"value": one[key], "low": one["low"], "high": one["high"]}
 
 
-def _with_quality(numbers: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+def _with_quality(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((name, one) for name, one in numbers["encoders"].items() if "intents" in one)
 
 
-def _timed(numbers: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+def _timed(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((name, one) for name, one in numbers["encoders"].items() if "latency_ms" in one)
 
 
