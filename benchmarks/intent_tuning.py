@@ -62,7 +62,7 @@ def confusion(asked: Asked, groups: dict[str, str], target: Path) -> dict[str, A
     names = sorted(set(asked.truth) | set(asked.predicted), key=lambda name: (groups[name], name))
     shares = row_shares(asked.truth, asked.predicted, names)
     figure, axes = plt.subplots(figsize=(9, 8))
-    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
     axes.set_yticks(range(len(names)), names, fontsize=5)
     own = [groups[name] for name in names]
@@ -70,11 +70,15 @@ def confusion(asked: Asked, groups: dict[str, str], target: Path) -> dict[str, A
         if own[at] != own[at - 1]:
             axes.axhline(at - 0.5, color="tab:gray", lw=0.6)
             axes.axvline(at - 0.5, color="tab:gray", lw=0.6)
+    for group in dict.fromkeys(own):
+        rows = [at for at, one in enumerate(own) if one == group]
+        if len(rows) > 1:
+            axes.text(len(names), float(np.mean(rows)), group, fontsize=7, va="center")
     axes.set_xlabel("read as")
-    axes.set_ylabel("labelled (lines: groups of scenarios)")
-    figure.colorbar(image, shrink=0.6, label="share of the row")
+    axes.set_ylabel("labelled; lines: groups of scenarios")
+    axes.set_title("share of a row's prompts, white 0 to blue 1", fontsize=9)
     figure.tight_layout()
-    figure.savefig(target, dpi=110)
+    figure.savefig(target, dpi=90)
     plt.close(figure)
     labels = sorted(set(own))
     truth, predicted = (np.array([groups[name] for name in one]) for one in (asked.truth, asked.predicted))
