@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from encoder_zoo import BASE, PRECISIONS, Candidate, vectors_of
 from numpy.typing import NDArray
-from ours import whichmodel
+from ours import ground, whichmodel
 from paired import difference, resampled_means
 from peers import best_fixed
 from pools import Split
@@ -57,6 +57,7 @@ def route_fold(name: str, fold: int, candidate: Candidate | None, options: Optio
         encoder = candidate.fit([pool.table.texts[row] for row in split.train])
         own = replace(pool, vectors=vectors_of(encoder, pool.table.texts), encoder=encoder)
         prediction = whichmodel(Split(own, split.train, split.asked, split.seed), known, ())
+        ground.cache_clear()  # it is kept by split, and this one is not asked again
     costs = mean_costs(known)
     raw = tuple(one.raw(prediction, asked, pool.truth[split.asked], costs) for one in protocol.measures)
     return Routed(candidate.name if candidate else FIXED, raw, prediction.choices(np.zeros(len(known.models))))
@@ -87,7 +88,7 @@ def _embed_sets(candidate: Candidate, options: Options) -> None:
 def run_bar(waiting: Sequence[Any], what: str) -> list[Any]:
     """Wait for all with a bar; failures are raised as they come."""
     finished = []
-    for done in tqdm(as_completed(waiting), total=len(waiting), desc=what, unit="job", disable=None):
+    for done in tqdm(as_completed(waiting), total=len(waiting), desc=what, unit="job", mininterval=5):
         done.result()
         finished.append(done)
     return finished
