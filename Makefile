@@ -20,7 +20,7 @@ help:
 	@echo 'make bench-no-signal  verdicts on logs without signal, minutes         (needs WHICHMODEL_DATA)'
 	@echo 'make bench-train    how long training takes on large logs, minutes     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
-	@echo 'make bench-encoders  encoders side by side, an hour (adds PyTorch)       (needs WHICHMODEL_DATA)'
+	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 

@@ -3,6 +3,7 @@
 python benchmarks/encoder_tables.py
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,21 +177,19 @@ def plot(numbers: dict[str, Any], target: Path) -> None:
         ("Auto-J scenarios, % right", lambda one: _interval_of(one["autoj"], "value")),
         ("llmrouter, points above the best fixed model", _llmrouter_gain),
     ]
-    figure, all_axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    figure, all_axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for axes, (title, read) in zip(all_axes, panels, strict=True):
-        for name, one in _timed(numbers):
+        for (name, one), marker in zip(_timed(numbers), itertools.cycle("os^vD*XP"), strict=False):
             found = read(numbers["encoders"][one["quality_of"]])
             if found is None:
                 continue
             x, y = one["latency_ms"][PLOT_LENGTH]["p50"], 100 * found["value"]
             reach = [[y - 100 * found["low"]], [100 * found["high"] - y]]
-            axes.errorbar(x, y, yerr=reach, fmt="o", ms=5, capsize=2)
-            axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+            axes.errorbar(x, y, yerr=reach, fmt=marker, ms=6, capsize=2, label=name)
         axes.set_xscale("log")
-        axes.margins(x=0.2)
         axes.set_xlabel(f"p50 of encode at {PLOT_LENGTH} tokens, ms")
         axes.set_ylabel(title)
-    figure.tight_layout()
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(target, dpi=100)
     plt.close(figure)
 
