@@ -6,8 +6,8 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage bench-train \
-	tables clean
+.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
+	bench-train bench-encoders tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench-no-signal  verdicts on logs without signal, minutes         (needs WHICHMODEL_DATA)'
 	@echo 'make bench-train    how long training takes on large logs, minutes     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
+	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -62,8 +63,13 @@ bench-train: $(VENV)/.installed
 bench-coverage: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/battle_coverage.py
 
+# TUNED=DIR names the sentence-transformers directory that the full tier was exported from: its float32 is compared, too.
+bench-encoders: $(ENCODERS_VENV)/.installed
+	$(ENCODERS_VENV)/bin/python benchmarks/encoders.py $(if $(TUNED),--tuned $(TUNED))
+
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
+	$(VENV)/bin/python benchmarks/encoder_tables.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -40,7 +40,7 @@ def ground(split: Split) -> Ground:
     pool, rows = split.pool, split.train
     embedded = Embedded(pool.vectors[rows], pool.features[rows], pool.unknown_share[rows])
     texts = [pool.table.texts[row] for row in rows]
-    places = make_places(shipped_encoder(), texts, embedded, FEATURE_WEIGHTS, split.seed)
+    places = make_places(pool.encoder or shipped_encoder(), texts, embedded, FEATURE_WEIGHTS, split.seed)
     groups = near_duplicate_groups(embedded.vectors)
     folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), split.seed)
     clusters = cluster_groups(places[0].vectors, N_CLUSTERS, split.seed)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from router.encoder import Encoder
 from training.evidence import Battles, Table
 from training.near import nearest
 from training.split import deal_folds
@@ -28,7 +29,8 @@ class Pool:
     table: texts, models, intents, costs, and the labels (scores or battles) that may be learnt from. vectors: float32
     (n_rows, dim), as the encoder gives them. features: float64 (n_rows, n_features). unknown_share: float64
     (n_rows,), of the tokens. truth: float64 (n_rows, n_models), what a choice is worth; only ever read where methods
-    are scored. groups: int64 (n_rows,), near-duplicates share one.
+    are scored. groups: int64 (n_rows,), near-duplicates share one. encoder: what made the vectors; None: the static
+    one that ships.
     """
 
     table: Table
@@ -37,6 +39,7 @@ class Pool:
     unknown_share: NDArray[np.float64]
     truth: NDArray[np.float64]
     groups: NDArray[np.int64]
+    encoder: Encoder | None = None
 
 
 class Split:

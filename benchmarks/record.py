@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "onnxruntime", "tokenizers", "faiss-cpu", "fastapi", "uvicorn", "scikit-learn", "pandas")
+PACKAGES = (
+    *("numpy", "onnxruntime", "tokenizers", "faiss-cpu", "fastapi", "uvicorn", "scikit-learn", "pandas"),
+    *("torch", "transformers", "sentence-transformers", "model2vec", "onnx"),
+)
 
 
 def data_folder() -> Path:

@@ -49,7 +49,7 @@ def _add_tune(verbs: Any, command: Command, bars: Bars) -> None:
     tune.add_argument("--wins", action="store_true", help="sources are preference logs: learn which models win, too")
     tune.add_argument("--max-tokens", type=int, default=128, help="longer prompts are cut (default 128)")
     tune.add_argument("--truncation", choices=TRUNCATIONS, default="middle", help="what is cut away (default middle)")
-    _add_learning(tune, n_epochs=8, learning_rate=1e-4, keep=2.0)
+    _add_learning(tune, n_epochs=4, learning_rate=1e-4, keep=2.0)
 
 
 def _add_distill(verbs: Any, command: Command, bars: Bars) -> None:

