@@ -1,4 +1,4 @@
-"""The verbs of ``whichmodel encoder``: tune, distill, export, check. All but the last need the extra [encoders]."""
+"""The verbs of ``whichmodel encoder``: tune, distill, export (extra [encoders]), intents and check."""
 
 import argparse
 import hashlib
@@ -27,6 +27,16 @@ def add_encoder(commands: Any, command: Command, bars: Bars) -> None:
     _add_tune(verbs, command, bars)
     _add_distill(verbs, command, bars)
     _add_export(verbs, command)
+    intents = command(
+        verbs,
+        "intents",
+        _intents,
+        "write intents.json beside an encoder: what 'train --intents model' labels the rows of a log with",
+        "One mean vector per intent, as this encoder gives it. Needs the extra [train] only.",
+    )
+    intents.add_argument("encoder", metavar="DIR", help="encoder directory")
+    intents.add_argument("--labels", nargs="+", required=True, metavar="SOURCE", help="files of labelled prompts")
+    intents.add_argument("--test", nargs="+", default=[], metavar="SOURCE", help="labelled prompts to measure it on")
     check = command(
         verbs, "check", _check, "run an encoder's canaries and say what it is", "exit code 1 when its vectors changed"
     )
@@ -65,7 +75,7 @@ def _add_distill(verbs: Any, command: Command, bars: Bars) -> None:
     distill.add_argument("--dim", type=int, default=256, help="dimensions of the vectors (default 256)")
     distill.add_argument("--name", help="name of the encoder (default: that of the base, -static-DIM)")
     distill.add_argument("--labels", nargs="+", metavar="SOURCE", default=[], help="files of labelled prompts")
-    _add_learning(distill, n_epochs=20, learning_rate=3e-3, keep=10.0)
+    _add_learning(distill, n_epochs=12, learning_rate=1e-3, keep=50.0)
 
 
 def _add_learning(parser: argparse.ArgumentParser, *, n_epochs: int, learning_rate: float, keep: float) -> None:
@@ -215,6 +225,23 @@ def _export(args: argparse.Namespace) -> int:
     for kind, one in parity.items():
         print(f"{kind} against PyTorch on {one.n_texts} prompts: cosine {one.lowest:.6f} at least, {one.mean:.6f} mean")
     print(f"wrote {args.out} ({settings.name}, {settings.dim} dimensions)")
+    return 0
+
+
+def _intents(args: argparse.Namespace) -> int:
+    from training.intents import INTENTS_FILE, fit_intents, intent_accuracy
+    from training.labels import read_labelled
+
+    directory, encoder = Path(args.encoder), OnnxEncoder.load(args.encoder)
+    model = fit_intents(encoder, read_labelled(*args.labels))
+    try:
+        (directory / INTENTS_FILE).write_text(json.dumps(model.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as exc:
+        raise EncoderError(f"{directory / INTENTS_FILE}: cannot be written: {exc.strerror}") from exc
+    print(f"wrote {directory / INTENTS_FILE} ({len(model.names)} intents)")
+    if args.test:
+        share, n = intent_accuracy(encoder, model, read_labelled(*args.test))
+        print(f"right on {share:.3f} of {n} other prompts")
     return 0
 
 

@@ -7,6 +7,7 @@ is needed. Traced graphs carry one along with its shape arithmetic; their int8 f
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -140,7 +141,12 @@ def quantize_bert(model: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         plain.write_bytes(model)
-        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # advice on other kinds of graphs, given by the root logger
+        try:
+            quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
+        finally:
+            logging.disable(disabled)
         made = onnx.load(small)
     made.producer_name, made.ir_version = "whichmodel", IR_VERSION
     serialized: bytes = made.SerializeToString(deterministic=True)

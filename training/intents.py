@@ -77,6 +77,14 @@ def fit_intents(encoder: Encoder, prompts: LabelledPrompts) -> IntentModel:
     return IntentModel(names, means / np.linalg.norm(means, axis=1, keepdims=True), encoder.id)
 
 
+def intent_accuracy(encoder: Encoder, model: IntentModel, prompts: LabelledPrompts) -> tuple[float, int]:
+    """Return the share of labelled prompts whose intent the model reads right, and how many prompts there were."""
+    labelled = [(text, label) for text, label in zip(prompts.texts, prompts.labels, strict=True) if label is not None]
+    codes = model.codes(embed(encoder, [text for text, _ in labelled]))
+    right = [model.names[code] == label for code, (_, label) in zip(codes, labelled, strict=True)]
+    return float(np.mean(right)), len(right)
+
+
 def read_intents(encoder: str | Path) -> IntentModel | None:
     """Return the intent model beside an encoder (a directory, or the name of one that ships), or None without one.
 

@@ -29,7 +29,8 @@ BASE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 BATCH_TOKENS = 4096
 WIDTH_STEP = 16
 PLACES = 64
-WORD_DROPOUT = 0.3
+PLACE_SPEED = 10.0  # places are few, and learn from every prompt: they may move faster than words
+WORD_DROPOUT = 0.5
 
 
 def default_base() -> Path:
@@ -180,7 +181,8 @@ class TokenTable(TorchEncoder):
     @property
     def place_weights(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights by the place from the front and by the place from the back: float32 (PLACES,) each, above 0."""
-        return self._array(self.module.front.exp()), self._array(self.module.back.exp())
+        front, back = self.module.front * PLACE_SPEED, self.module.back * PLACE_SPEED
+        return self._array(front.exp()), self._array(back.exp())
 
     def forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the unit vectors of token ids of different lengths: float32 (n_rows, dim)."""
@@ -192,7 +194,7 @@ class TokenTable(TorchEncoder):
 
 
 class _PlacedTokens(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
-    """Sums of token vectors weighted by exp(front[place] + back[place from the end]), the last entry beyond."""
+    """Sums of token vectors weighted by exp(SPEED (front[place] + back[place from the end])), the last entry beyond."""
 
     def __init__(self, vectors: torch.Tensor) -> None:
         super().__init__()
@@ -211,7 +213,9 @@ class _PlacedTokens(torch.nn.Module):  # type: ignore[misc]  # torch is not chec
         keep = torch.ones(len(ids))
         if self.training:  # words are dropped, so that no single one carries an intent
             keep = torch.bernoulli(torch.full((len(ids),), 1.0 - WORD_DROPOUT))
-        sums: torch.Tensor = self.table(ids, torch.from_numpy(starts), per_sample_weights=(front + back).exp() * keep)
+        sums: torch.Tensor = self.table(
+            ids, torch.from_numpy(starts), per_sample_weights=((front + back) * PLACE_SPEED).exp() * keep
+        )
         return sums
 
 

@@ -40,4 +40,4 @@ class Epoch:
 
 
 FULL_TUNING = TuneSettings()
-STATIC_TUNING = TuneSettings(n_epochs=20, batch_size=64, learning_rate=3e-3, prototype_speed=1.0, keep=10.0)
+STATIC_TUNING = TuneSettings(n_epochs=12, batch_size=64, learning_rate=1e-3, prototype_speed=1.0, keep=50.0)
