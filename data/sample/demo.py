@@ -1,4 +1,4 @@
-"""Train on the sample log, serve the artifact, route a few new prompts and print each decision with its reason.
+"""Train on the sample log with both encoders that ship, serve each artifact, and print decisions with their reasons.
 
 Everything goes through the ``whichmodel`` command and its HTTP service, as it would for a user.
 """
@@ -21,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 OUT = CHECKOUT / "build" / "demo"
+TIERS = {"static": "a table of token vectors, microseconds", "full": "a small network, milliseconds"}
 COMMAND = Path(sys.executable).parent / "whichmodel"
 URL = re.compile(r"http://[\w.\-]+:\d+")
 START_TIMEOUT_S = 60
@@ -53,25 +54,32 @@ def main() -> int:
     """Run the demo and return its exit code."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
-        train()
-        with serving() as url:
-            for number, request in enumerate(REQUESTS, start=1):
-                show(number, request, call(f"{url}/route", request | {"explain": True}))
-            print("\nVerdict on held-out prompts:", call(f"{url}/artifact")["verdict"]["text"])
+        for tier, what in TIERS.items():
+            print(f"\n=== The {tier} encoder: {what} ===\n")
+            train(tier)
+            with serving(tier) as url:
+                for number, request in enumerate(REQUESTS, start=1):
+                    show(number, request, call(f"{url}/route", request | {"explain": True}))
+                print("\nVerdict on held-out prompts:", call(f"{url}/artifact")["verdict"]["text"])
     except DemoError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
-    print(f"Again by hand: whichmodel serve {OUT.relative_to(CHECKOUT)}")
+    print(f"\nAgain by hand: whichmodel serve {directory('static')}; its intents: whichmodel intents {directory('static')}")
     return 0
 
 
-def train() -> None:
+def directory(tier: str) -> Path:
+    """Return where a tier's artifact lies, from the checkout."""
+    return (OUT / tier).relative_to(CHECKOUT)
+
+
+def train(tier: str) -> None:
     """Train on the sample; the report of the command is shown as it comes."""
     if not COMMAND.is_file():
         raise DemoError(f"{COMMAND} is missing; install the project first: pip install -e '.[train]'")
     sample = HERE.relative_to(CHECKOUT)
-    options = ["--out", str(OUT.relative_to(CHECKOUT)), "--prices", f"{sample}/models.yaml", "--store-prompts", "full"]
-    command = ["train", f"{sample}/battles.jsonl", *options]
+    options = ["--encoder", tier, "--prices", f"{sample}/models.yaml", "--store-prompts", "full"]
+    command = ["train", f"{sample}/battles.jsonl", "--out", str(directory(tier)), *options]
     print(f"$ whichmodel {' '.join(command)}", flush=True)
     code = subprocess.run([str(COMMAND), *command], cwd=CHECKOUT, check=False).returncode
     if code:
@@ -79,9 +87,9 @@ def train() -> None:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(tier: str) -> Iterator[str]:
     """Serve the artifact on a free port, give its URL, and stop the server at the end."""
-    command = ["serve", str(OUT.relative_to(CHECKOUT)), "--port", "0"]
+    command = ["serve", str(directory(tier)), "--port", "0"]
     print(f"\n$ whichmodel {' '.join(command)}", flush=True)
     server = subprocess.Popen(
         [str(COMMAND), *command], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -147,6 +155,8 @@ def show(number: int, request: dict[str, Any], answer: dict[str, Any]) -> None:
     show_line(f"{number}. prompt", request.get("prompt") or " / ".join(turns))
     show_line("   model", f"{answer['model']}   (reason: {answer['reason']}, {answer['elapsed_ms']:.1f} ms)")
     show_line("   why", explanation["summary"])
+    if intent := answer["intent"]:
+        show_line("   intent", f"{intent['label']}, that of {intent['neighbor_share']:.0%} of the neighbours")
     if runner_up:
         show_line("   next best", f"{runner_up['model']}, {runner_up['margin']:.3f} behind")
     winners = " and ".join(nearest["winners"]) or "no model clearly"
