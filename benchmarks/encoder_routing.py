@@ -69,7 +69,9 @@ def route_all(candidates: Sequence[Candidate], options: Options, workers: int) -
     jobs = []
     for name in SETS:
         routed[name] = [[] for _ in build(name, options).tasks]
-        jobs += [(name, fold, one) for fold in range(len(routed[name])) for one in (*candidates, None)]
+        # float32 is there to be compared with int8, on one set.
+        asked = [one for one in candidates if name == DECIDED or one.name not in PRECISIONS.values()]
+        jobs += [(name, fold, one) for fold in range(len(routed[name])) for one in (*asked, None)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         # By encoder: one file per encoder keeps its vectors, and only one process at a time may write it.
         run_bar([pool.submit(_embed_sets, one, options) for one in candidates], "embedding")
@@ -81,7 +83,7 @@ def route_all(candidates: Sequence[Candidate], options: Options, workers: int) -
 
 
 def _embed_sets(candidate: Candidate, options: Options) -> None:
-    for name in SETS:
+    for name in (DECIDED,) if candidate.name in PRECISIONS.values() else SETS:
         embed_set(name, candidate, options)
 
 

@@ -75,6 +75,9 @@ def routing(numbers: dict[str, Any]) -> str:
             continue
         cells = []
         for key, (_, measure) in ROUTING.items():
+            if key not in one["routing"]:
+                cells += ["", ""]
+                continue
             found = one["routing"][key][measure]
             own = _points(found["gain"]) if measure != "log-loss" else f"{found['value']:.4f}"
             cells += [own, _points(found["minus_base"])]

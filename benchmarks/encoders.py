@@ -65,7 +65,7 @@ def main() -> None:
         asked = intents(candidates, sets, numbers)
         inputs(candidates, sets, data, numbers)
         if not args.skip_routing:
-            routing(list(candidates.values()), options, args.workers, numbers)
+            routing(routed_by(candidates, args.routing), options, args.workers, numbers)
         precisions(asked, numbers)
     numbers["seconds"] = round(time.perf_counter() - started, 1)
     from encoder_tables import fill_page, tables
@@ -74,7 +74,12 @@ def main() -> None:
     if args.quick or args.only or args.skip_routing:
         say("part of the comparison: nothing is written")
         return
-    arguments = {"seed": SEED, "n_latency": N_LATENCY, "tuned": args.tuned is not None}
+    arguments = {
+        "routing": args.routing or "all",
+        "seed": SEED,
+        "n_latency": N_LATENCY,
+        "tuned": args.tuned is not None,
+    }
     write("encoders", numbers, arguments=arguments, files=_files(data, options))
     fill_page()
 
@@ -84,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--full", type=Path, help="directory of the full tier (default: the one that ships)")
     parser.add_argument("--tuned", type=Path, help="what the full tier was exported from, by `whichmodel encoder tune`")
     parser.add_argument("--only", help="some of the encoders, by name; nothing is written then")
+    parser.add_argument("--routing", help="route by these encoders only (names with commas between); default all")
     parser.add_argument("--skip-routing", action="store_true", help="without the routing suite; nothing is written")
     parser.add_argument("--quick", action="store_true", help="few rows, to see that all runs; nothing is written")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -162,6 +168,11 @@ def inputs(candidates: dict[str, Candidate], sets: Sets, data: Path, numbers: di
         )
         numbers["truncation"][name] = by_truncation(encoder, sets.train, sets.held_out, bodies)
         numbers["folding"][name] = by_folding(encoder, sets.train + sets.held_out)
+
+
+def routed_by(candidates: dict[str, Candidate], names: str | None) -> list[Candidate]:
+    """Return the encoders that the routing suite is run with."""
+    return [one for name, one in candidates.items() if names is None or name in names.split(",")]
 
 
 def routing(candidates: list[Candidate], options: Options, workers: int, numbers: dict[str, Any]) -> None:

@@ -283,7 +283,9 @@ def find_encoder(name_or_directory: str | Path) -> Path:
     for home in (SHIPPED, CHECKOUT):
         if str(name_or_directory) in TIERS and (home / name_or_directory).is_dir():
             return home / name_or_directory
-    raise EncoderError(f"no encoder at {path}: expected a directory with {', '.join(ENCODER_FILES)}, or one of {', '.join(TIERS)}")
+    raise EncoderError(
+        f"no encoder at {path}: expected a directory with {', '.join(ENCODER_FILES)}, or one of {', '.join(TIERS)}"
+    )
 
 
 def check_canaries(encoder: Encoder) -> float:

@@ -64,7 +64,9 @@ def main() -> int:
     except DemoError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
-    print(f"\nAgain by hand: whichmodel serve {directory('static')}; its intents: whichmodel intents {directory('static')}")
+    print(
+        f"\nAgain by hand: whichmodel serve {directory('static')}; its intents: whichmodel intents {directory('static')}"
+    )
     return 0
 
 
