@@ -151,6 +151,7 @@ def _tune(args: argparse.Namespace, bars: Bars) -> int:
         prompts = with_unlabelled(prompts, *args.texts)
     base = Path(args.base or default_base())
     encoder = SentenceEncoder(base, max_tokens=args.max_tokens, truncation=args.truncation)
+    sources = {Path(one).name: _sha256(Path(one)) for one in [*args.sources, *args.texts]}
     print(f"tuning {base} on {prompts.describe()}, on {encoder.device}", file=sys.stderr)
     epochs: list[Any] = []
 
@@ -167,7 +168,7 @@ def _tune(args: argparse.Namespace, bars: Bars) -> int:
     encoder.save(out)
     record = {
         "base_sha256": base_sha256(base),
-        "sources": {Path(one).name: _sha256(Path(one)) for one in [*args.sources, *args.texts]},
+        "sources": sources,
         "n_prompts": len(prompts),
         "intents": list(prompts.names),
         "settings": asdict(settings),
@@ -276,5 +277,6 @@ def _new_directory(out: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None for a folder or a data set of a hub."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -22,7 +22,6 @@ from training.tuning import STATIC_TUNING, Epoch, Progress, TuneSettings
 EXTRA_MODULES = ("torch", "transformers", "sentence_transformers", "model2vec", "onnx", "safetensors")
 
 MAX_TOKENS = 256
-TEACHER_TOKENS = 128  # what the network was tuned on
 # model2vec's default: weight of a token = coefficient / (coefficient + its frequency), which is estimated by Zipf's
 # law from its rank in the vocabulary.
 SIF_COEFFICIENT = 1e-4
@@ -130,7 +129,7 @@ def _tuned(
     from training.finetune import tune
     from training.torch_encoder import SentenceEncoder, TokenTable
 
-    teacher = SentenceEncoder(base, max_tokens=TEACHER_TOKENS, truncation="middle")
+    teacher = SentenceEncoder(base)
     anchor = teacher.embed([teacher.token_ids(text) for text in prompts.texts])
     prompts = _labelled_by(anchor, prompts)
     table = TokenTable(static.vectors, static.tokenizer_json, encoder_settings)
@@ -173,7 +172,7 @@ def static_model(
     from training.torch_encoder import SentenceEncoder, quiet
 
     torch.manual_seed(seed)
-    encoder = SentenceEncoder(base, max_tokens=MAX_TOKENS, truncation="middle", device="cpu")
+    encoder = SentenceEncoder(base, device="cpu")
     with contextlib.nullcontext() if progress else quiet():
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         if not 1 <= dim <= min(encoder.settings.dim, len(tokenizer) - 1):

@@ -52,7 +52,9 @@ def tune(
     device = encoder.device
     now = encoder.embed(rows)
     kept = torch.from_numpy(now if anchor is None else anchor)
-    means = np.stack([now[train[codes[train] == code]].mean(axis=0) for code in range(len(names))])
+    means = np.zeros((len(names), now.shape[1]), dtype=np.float32)
+    for code in range(len(names)):
+        means[code] = now[train[codes[train] == code]].mean(axis=0)
     prototypes = torch.nn.Parameter(torch.from_numpy(means).to(device))
     outcomes = None if prompts.outcomes is None else torch.from_numpy(prompts.outcomes).to(device)
     winners = torch.nn.Linear(now.shape[1], 1 if outcomes is None else outcomes.shape[1]).to(device)
@@ -78,11 +80,8 @@ def tune(
             with torch.autocast(device, dtype=torch.bfloat16):
                 vectors = encoder.forward([rows[row] for row in batch])
             vectors = vectors.float()
-            target = torch.from_numpy(codes[batch]).to(device)
-            logits = vectors @ functional.normalize(prototypes, dim=1).T / settings.temperature
-            intent_loss = functional.cross_entropy(
-                logits, target, ignore_index=-1, reduction="sum", label_smoothing=settings.smoothing
-            ) / max(1, int((target >= 0).sum()))
+            cosines = vectors @ functional.normalize(prototypes, dim=1).T
+            intent_loss = _intent_loss(cosines, torch.from_numpy(codes[batch]).to(device), settings)
             usual = kept[batch].to(device)
             keep_loss = ((vectors @ vectors.T - usual @ usual.T) ** 2).mean()
             loss = intent_loss + settings.keep * keep_loss
@@ -111,6 +110,15 @@ def tune(
             on_epoch(epochs[-1])
     encoder.module.eval()
     return epochs
+
+
+def _intent_loss(cosines: torch.Tensor, target: torch.Tensor, settings: TuneSettings) -> torch.Tensor:
+    """Return the mean cross-entropy of the rows that have a label, 0 where none has."""
+    known = target >= 0
+    if not known.any():
+        return cosines.new_zeros(())
+    logits = cosines[known] / settings.temperature
+    return functional.cross_entropy(logits, target[known], label_smoothing=settings.smoothing)
 
 
 def _outcome_loss(logits: torch.Tensor, outcomes: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from training.evidence import Table as EvidenceTable
 from training.evidence import tabulate
 from training.sources import load
 from training.sources.files import Table, Values, open_table
-from training.sources.intake import prompt_of, read_label
+from training.sources.intake import prompt_of, read_label, read_messages
 
 PROMPT_COLUMNS = ("prompt", "messages", "text", "instruction", "question", "utterance")
 LABEL_COLUMNS = ("intent", "label", "category", "scenario", "task_name", "subject")
@@ -53,7 +53,7 @@ def read_labelled(*sources: str | Path, with_labels: bool = True) -> LabelledPro
     label is read as one; without a prompt it is left out. with_labels: False ignores all labels.
 
     Raises:
-        DataError: a file cannot be read, lacks a prompt or a label column, or holds no prompt.
+        DataError: a file cannot be read or lacks a prompt or a label column, or no row has a prompt and a label.
     """
     found: dict[str, str | None] = {}
     n_conflicts = 0
@@ -66,10 +66,13 @@ def read_labelled(*sources: str | Path, with_labels: bool = True) -> LabelledPro
             label = read_label(values.get(label_column)) if label_column else None
             if text is None:
                 continue
-            if found.setdefault(text, label) != label:
-                n_conflicts += 1
+            known = found.get(text)
+            found[text] = known or label
+            n_conflicts += None not in (known, label) and known != label
     if not found:
         raise DataError(f"{', '.join(map(str, sources))}: no row with a prompt")
+    if with_labels and not any(found.values()):
+        raise DataError(f"{', '.join(map(str, sources))}: no row with a prompt has a label")
     return LabelledPrompts(tuple(found), tuple(found.values()), n_conflicts=n_conflicts)
 
 
@@ -128,6 +131,6 @@ def _column(table: Table, names: Sequence[str], what: str) -> str:
 
 def _prompt(values: Values, column: str) -> str | None:
     try:
-        return prompt_of(values, column)
+        return read_messages(values.get(column)) if column == "messages" else prompt_of(values, column)
     except ValueError:
         return None

@@ -28,6 +28,7 @@ BASE_NAME = "minilm-l6"
 BASE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 BATCH_TOKENS = 4096
 WIDTH_STEP = 16
+USUAL_TOKENS = 128
 PLACES = 64
 PLACE_SPEED = 10.0  # places are few, and learn from every prompt: they may move faster than words
 WORD_DROPOUT = 0.5
@@ -90,8 +91,12 @@ class TorchEncoder:
 class SentenceEncoder(TorchEncoder):
     """A loaded sentence-transformers directory: a BERT network with WordPiece tokens and mean pooling."""
 
-    def __init__(self, base: Path, *, max_tokens: int, truncation: str, device: str | None = None) -> None:
+    def __init__(
+        self, base: Path, *, max_tokens: int | None = None, truncation: str = "middle", device: str | None = None
+    ) -> None:
         """Load ``base``; device: where it runs, by default a GPU when there is one.
+
+        max_tokens: by default USUAL_TOKENS, or as many as the network has positions for.
 
         Raises:
             EncoderError: ``base`` is no sentence-transformers directory of such a network.
@@ -105,7 +110,7 @@ class SentenceEncoder(TorchEncoder):
         with quiet():
             try:
                 model = SentenceTransformer(str(base), device=device, local_files_only=True)
-            except (OSError, ValueError, SafetensorError) as exc:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
                 raise EncoderError(f"{base}: cannot be loaded: {str(exc).splitlines()[0]}") from exc
         self.network: Any = model[0].auto_model
         config = self.network.config
@@ -116,6 +121,7 @@ class SentenceEncoder(TorchEncoder):
                 f"{getattr(config, 'hidden_act', None)} and {pooling} pooling"
             )
         limit = config.max_position_embeddings
+        max_tokens = min(USUAL_TOKENS, limit) if max_tokens is None else max_tokens
         if not len(special) < max_tokens <= limit:
             raise ConfigError(f"max_tokens must be {len(special) + 1}..{limit} for this base, got {max_tokens}")
         settings = EncoderSettings(
@@ -134,6 +140,7 @@ class SentenceEncoder(TorchEncoder):
         """Return the unit vectors of token ids of different lengths, padded together: float32 (n_rows, dim)."""
         # Few widths: on a CPU, every new shape is compiled anew.
         width = -(-max(len(row) for row in rows) // WIDTH_STEP) * WIDTH_STEP
+        width = min(width, self.network.config.max_position_embeddings)
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for at, row in enumerate(rows):

