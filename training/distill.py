@@ -122,7 +122,7 @@ def _tuned(
 ) -> StaticModel:
     """Return the table tuned on prompts, with the base as the teacher of what is alike.
 
-    The teacher also labels the prompts that have no label, by the nearest mean of those that have one: to a table, which
+    The teacher also labels the prompts that have no label, by the nearest mean of those that have: to a table, which
     learns words one by one, more prompts are worth more than surer labels. On Auto-J's training texts (70 % to learn
     from, the others asked) 6,000 further prompts raised its accuracy from 0.476 to 0.535.
     """

@@ -64,9 +64,7 @@ def main() -> int:
     except DemoError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
-    print(
-        f"\nAgain by hand: whichmodel serve {directory('static')}; its intents: whichmodel intents {directory('static')}"
-    )
+    print(f"\nAgain by hand: whichmodel serve {directory('full')}; its intents: whichmodel intents {directory('full')}")
     return 0
 
 
