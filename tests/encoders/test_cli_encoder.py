@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def test_from_labelled_prompts_to_both_tiers(
     )
     assert (code, out) == (0, f"wrote {tuned}\n")
     assert f"tuning {base} on 60 prompts of 3 intents and 2 without, on c" in err
-    assert "epoch 2: intent loss " in err and ", accuracy on held-out prompts 0." in err
+    assert re.search(
+        r"\nepoch 2: intent loss \d\.\d{3}, likeness loss \d\.\d{4}, accuracy on held-out prompts [01]\.\d", err
+    )
     record = json.loads((tuned / "tuning.json").read_text())
     assert record["base_sha256"] == sha256(base / "model.safetensors")
     assert record["sources"] == {"prompts.jsonl": sha256(labelled_file), "more.jsonl": sha256(more)}
@@ -71,7 +74,7 @@ def test_from_labelled_prompts_to_both_tiers(
     assert "fp32 against PyTorch on 60 prompts: cosine 1.000000 at least" in out and "int8 against PyTorch" in out
     assert out.endswith(f"wrote {full} (tuned-int8, 16 dimensions)\n")
     vector = SentenceEncoder(tuned).embed([OnnxEncoder.load(full).token_ids(prompts.texts[0])])[0]
-    assert float(OnnxEncoder.load(full).encode(prompts.texts[0]).vector @ vector) > 0.99
+    assert float(OnnxEncoder.load(full).encode(prompts.texts[0]).vector @ vector) > 0.98
 
     code, out, err = run("distill", "--base", tuned, "--out", static, "--dim", 8, "--labels", labelled_file, *SHORT)
     assert (code, out) == (0, f"wrote {static} (tuned-static-8, 8 dimensions)\n")
@@ -80,8 +83,9 @@ def test_from_labelled_prompts_to_both_tiers(
     for directory in (full, static):
         code, out, err = run("intents", directory, "--labels", labelled_file, "--test", labelled_file)
         assert (code, err) == (0, "")
-        assert out.startswith(f"wrote {directory}/intents.json (3 intents)\nright on 0.")
-        assert out.endswith(" of 60 other prompts\n")
+        assert out.startswith(f"wrote {directory}/intents.json (3 intents)\n")
+        right = re.search(r"\nright on (\d\.\d{3}) of 60 other prompts\n$", out)
+        assert right is not None and float(right[1]) > 1 / 3
         model = read_intents(directory)
         assert model is not None and model.names == ("code", "cooking", "travel")
         assert model.encoder_id == OnnxEncoder.load(directory).id
@@ -263,6 +267,7 @@ def test_wrong_usage_exits_with_2(verb: Sequence[str]) -> None:
     assert exit_.value.code == 2
 
 
-def test_the_encoders_that_ship_are_known_by_name(run: Run) -> None:
-    code, out, err = run("check", "static")
-    assert (code, err) == (0, "") and "(static tier, 256 dimensions)" in out
+@pytest.mark.parametrize(("name", "dim"), [("static", 256), ("full", 384)])
+def test_the_encoders_that_ship_are_known_by_name_and_pass_their_check(run: Run, name: str, dim: int) -> None:
+    code, out, err = run("check", name)
+    assert (code, err) == (0, "") and f"({name} tier, {dim} dimensions)" in out and "\nok         " in out

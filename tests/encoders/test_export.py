@@ -41,7 +41,7 @@ def rows() -> list[list[int]]:
     return [[3, *rng.integers(6, 50, size=length - 2).tolist(), 4] for length in range(3, MAX_TOKENS + 1)]
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("int8", 0.99)])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("int8", 0.98)])
 def test_the_graph_gives_the_vectors_of_the_network_at_every_length(
     base: Path, exported: dict[str, OnnxEncoder], rows: list[list[int]], precision: str, least: float
 ) -> None:
@@ -93,7 +93,7 @@ def test_the_same_base_gives_the_same_bytes(base: Path, exported: dict[str, Onnx
     assert again.files["model.onnx"] == exported["int8"].files["model.onnx"]
     assert again.files["tokenizer.json"] == exported["int8"].files["tokenizer.json"]
     assert list(parity) == ["fp32", "int8"]
-    assert parity["fp32"].lowest > 0.99999 and parity["int8"].lowest > 0.99
+    assert parity["fp32"].lowest > 0.99999 and parity["int8"].lowest > 0.98
     assert all(one.lowest <= one.mean <= 1 + 1e-5 and one.n_texts == len(CANARIES) for one in parity.values())
 
 
