@@ -80,13 +80,16 @@ def _add_distill(verbs: Any, command: Command, bars: Bars) -> None:
 
 def _add_learning(parser: argparse.ArgumentParser, *, n_epochs: int, learning_rate: float, keep: float) -> None:
     parser.add_argument("--texts", nargs="+", metavar="FILE", default=[], help="files of prompts without labels")
-    parser.add_argument("--epochs", type=int, default=n_epochs, help=f"passes over the prompts (default {n_epochs})")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate:g}")
+    parser.add_argument("--epochs", type=_count, default=n_epochs, help=f"passes over the prompts (default {n_epochs})")
+    parser.add_argument("--learning-rate", type=_amount, default=learning_rate, help=f"default {learning_rate:g}")
     parser.add_argument(
-        "--keep", type=float, default=keep, help=f"weight of keeping old likenesses against intents (default {keep:g})"
+        "--keep",
+        type=_amount,
+        default=keep,
+        help=f"weight of keeping old likenesses against intents (default {keep:g})",
     )
     parser.add_argument(
-        "--held-out", type=float, default=0.1, help="share of the labelled prompts that only measure (default 0.1)"
+        "--held-out", type=_share, default=0.1, help="share of the labelled prompts that only measure (default 0.1)"
     )
     parser.add_argument("--seed", type=int, default=0)
 
@@ -106,6 +109,33 @@ def _add_export(verbs: Any, command: Command) -> None:
     export.add_argument("--truncation", choices=TRUNCATIONS, default="middle", help="what is cut away (default middle)")
     export.add_argument("--name", help="name of the encoder (default: that of the directory, and the precision)")
     export.add_argument("--texts", nargs="+", metavar="FILE", default=[], help="prompts to measure the parity on")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from exc
+
+
+def _amount(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 0.5:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 0.5, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def _require_torch() -> None:

@@ -4,7 +4,7 @@ Every intent has a prototype, a unit vector that is learnt along with the networ
 its own (softmax over cosines; Zhai & Wu 2019, "Classification is a strong baseline for deep metric learning"). Beside
 it stands what keeps the encoder's general sense of likeness: within a batch, the cosines between prompts should stay
 those that the base gives, or a smaller encoder's teacher (relational distillation; Park et al. 2019).
-Unlabelled prompts take part in the second term only.
+Unlabelled prompts take part in the second term only, unless the teacher labels them (``teach``).
 
 Needs the extra ``encoders``; a GPU is used where there is one.
 """
@@ -46,6 +46,7 @@ def tune(
     torch.manual_seed(settings.seed)
     names = prompts.names
     codes = np.array([names.index(one) if one is not None else -1 for one in prompts.labels])
+    labelled = np.flatnonzero(codes >= 0)
     rows = [encoder.token_ids(text) for text in prompts.texts]
     measured = held_out_rows(codes, settings.held_out, rng)
     train = np.flatnonzero(~measured)
@@ -53,8 +54,9 @@ def tune(
     now = encoder.embed(rows)
     kept = torch.from_numpy(now if anchor is None else anchor)
     means = np.zeros((len(names), now.shape[1]), dtype=np.float32)
+    taught = taught_codes(kept.numpy(), np.where(measured, -1, codes)) if settings.teach else codes
     for code in range(len(names)):
-        means[code] = now[train[codes[train] == code]].mean(axis=0)
+        means[code] = now[train[taught[train] == code]].mean(axis=0)
     prototypes = torch.nn.Parameter(torch.from_numpy(means).to(device))
     outcomes = None if prompts.outcomes is None else torch.from_numpy(prompts.outcomes).to(device)
     winners = torch.nn.Linear(now.shape[1], 1 if outcomes is None else outcomes.shape[1]).to(device)
@@ -81,7 +83,7 @@ def tune(
                 vectors = encoder.forward([rows[row] for row in batch])
             vectors = vectors.float()
             cosines = vectors @ functional.normalize(prototypes, dim=1).T
-            intent_loss = _intent_loss(cosines, torch.from_numpy(codes[batch]).to(device), settings)
+            intent_loss = _intent_loss(cosines, torch.from_numpy(taught[batch]).to(device), settings)
             usual = kept[batch].to(device)
             keep_loss = ((vectors @ vectors.T - usual @ usual.T) ** 2).mean()
             loss = intent_loss + settings.keep * keep_loss
@@ -98,7 +100,6 @@ def tune(
                 progress("tuning", done, steps)
         accuracy = None
         if measured.any():
-            labelled = np.flatnonzero(codes >= 0)
             vectors_now = encoder.embed([rows[row] for row in labelled])
             inside = measured[labelled]
             accuracy = neighbor_accuracy(
@@ -110,6 +111,16 @@ def tune(
             on_epoch(epochs[-1])
     encoder.module.eval()
     return epochs
+
+
+def taught_codes(vectors: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the codes with every missing one (-1) filled in: that of the nearest mean vector of a label."""
+    known = np.unique(codes[codes >= 0])
+    if not len(known):
+        return codes
+    means = np.stack([vectors[codes == code].mean(axis=0) for code in known])
+    nearest = known[np.argmax(vectors @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T, axis=1)]
+    return np.where(codes >= 0, codes, nearest)
 
 
 def _intent_loss(cosines: torch.Tensor, target: torch.Tensor, settings: TuneSettings) -> torch.Tensor:

@@ -13,7 +13,8 @@ class TuneSettings:
 
     temperature: of the softmax over cosines. smoothing: share of a label's weight that is spread over all. keep: weight
     of the term that keeps cosines. wins: weight of telling the models' outcomes, where they are known. held_out: share
-    of the labelled prompts that only measure.
+    of the labelled prompts that only measure. teach: prompts without a label get that of the nearest mean vector, in
+    the vectors whose cosines are kept.
     """
 
     n_epochs: int = 4
@@ -25,6 +26,7 @@ class TuneSettings:
     keep: float = 2.0
     wins: float = 1.0
     held_out: float = 0.1
+    teach: bool = False
     seed: int = 0
 
 
@@ -40,4 +42,6 @@ class Epoch:
 
 
 FULL_TUNING = TuneSettings()
-STATIC_TUNING = TuneSettings(n_epochs=12, batch_size=64, learning_rate=1e-3, prototype_speed=1.0, keep=50.0)
+# A table learns words one by one: more prompts are worth more to it than surer labels. On Auto-J's training texts (70 %
+# to learn from, the others asked), 6,000 prompts that the network labelled raised its accuracy from 0.476 to 0.535.
+STATIC_TUNING = TuneSettings(n_epochs=12, batch_size=64, learning_rate=1e-3, prototype_speed=1.0, keep=50.0, teach=True)

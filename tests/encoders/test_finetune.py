@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.finetune import _batches, held_out_rows, tune
+from training.finetune import _batches, held_out_rows, taught_codes, tune
 from training.labels import LabelledPrompts, read_outcomes
 from training.metrics import neighbor_accuracy
 from training.torch_encoder import SentenceEncoder
@@ -175,3 +175,10 @@ def test_batches_of_like_length_hold_every_row_once(n: int) -> None:
         spread = np.mean([np.ptp([len(rows[row]) for row in batch]) for batch in batches])
         assert spread < 10, "lengths of 1 to 99 drawn at random are 78 apart"
         assert [len(rows[batch[0]]) for batch in batches] != sorted(len(rows[batch[0]]) for batch in batches)
+
+
+def test_a_teacher_fills_in_the_label_of_the_nearest_mean_and_leaves_the_others() -> None:
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8], [0.8, 0.6]], dtype=np.float32)
+    codes = np.array([0, 2, -1, -1, 2])
+    assert taught_codes(vectors, codes).tolist() == [0, 2, 0, 2, 2]
+    assert taught_codes(vectors, np.full(5, -1)).tolist() == [-1] * 5

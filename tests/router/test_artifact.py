@@ -179,7 +179,7 @@ def test_a_foreign_encoder_is_refused(full: RouterArtifact, written: Path, tmp_p
     replace(full, encoder=renamed(full.encoder)).write(tmp_path / "v1")
     pinned = json.loads((written / "manifest.json").read_bytes())["pins"]
     resign(tmp_path / "v1", lambda raw: raw.update(pins=pinned))
-    with pytest.raises(ArtifactError, match=r"manifest\.json: .* name 'minilm-l6-static-256', got 'another'"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json: .* name 'minilm-l6-intents-static-256', got 'another'"):
         load_artifact(tmp_path / "v1")
 
 
