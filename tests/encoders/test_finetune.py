@@ -178,7 +178,7 @@ def test_batches_of_like_length_hold_every_row_once(n: int) -> None:
 
 
 def test_a_teacher_fills_in_the_label_of_the_nearest_mean_and_leaves_the_others() -> None:
-    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8], [0.8, 0.6]], dtype=np.float32)
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.96, 0.28], [0.6, 0.8], [0.8, 0.6]], dtype=np.float32)
     codes = np.array([0, 2, -1, -1, 2])
     assert taught_codes(vectors, codes).tolist() == [0, 2, 0, 2, 2]
     assert taught_codes(vectors, np.full(5, -1)).tolist() == [-1] * 5

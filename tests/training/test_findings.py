@@ -88,7 +88,7 @@ def test_the_table_by_hand(judged: Judged) -> None:
     assert oracle.cost_usd is not None and oracle.cost_usd.value == pytest.approx(np.mean(cheapest_best))
 
 
-@pytest.mark.parametrize("guard_z", [0.0, 0.5, 4.0])
+@pytest.mark.parametrize("guard_z", [0.0, 1.0, 4.0])
 def test_choices_along_the_curve_are_those_of_serving(artifact: RouterArtifact, guard_z: float) -> None:
     """Guard and ties included: every point is what the router spends and earns at that willingness to pay."""
     guarded = replace(artifact, settings=replace(artifact.settings, guard_z=guard_z))
