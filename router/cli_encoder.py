@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from router.encoder import TRUNCATIONS, OnnxEncoder, check_canaries
+from router.encoder import TRUNCATIONS, OnnxEncoder, check_canaries, find_encoder
 from router.errors import ConfigError, EncoderError
 
 # Canaries within the first are the same vectors; within the second, another processor rounds int8 otherwise.
@@ -263,7 +263,8 @@ def _intents(args: argparse.Namespace) -> int:
     from training.intents import INTENTS_FILE, fit_intents, intent_accuracy
     from training.labels import read_labelled
 
-    directory, encoder = Path(args.encoder), OnnxEncoder.load(args.encoder)
+    directory = find_encoder(args.encoder)
+    encoder = OnnxEncoder.load(directory)
     model = fit_intents(encoder, read_labelled(*args.labels))
     try:
         (directory / INTENTS_FILE).write_text(json.dumps(model.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
