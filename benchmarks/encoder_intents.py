@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from encoder_zoo import Candidate, vectors_of
+from encoder_zoo import Candidate, unknown_shares_of, vectors_of
 from numpy.typing import NDArray
 from paired import difference, resampled_means
 
-from router.encoder import Encoder, OnnxEncoder, PromptTokenizer
+from router.encoder import Encoder, OnnxEncoder
 from router.prompt import fold_messages
 from training.metrics import neighbor_labels, share_interval
 
@@ -166,7 +166,7 @@ _SCRIPTS = {
 def by_script(encoder: Encoder, rows: Labelled, asked: Asked) -> dict[str, Any]:
     """Return, per script, the accuracy and the mean share of unknown tokens (None where the encoder has no tokens)."""
     scripts = np.array([script_of(text) for text in rows.texts])
-    unknown = _unknown_shares(encoder, rows.texts)
+    unknown = unknown_shares_of(encoder, rows.texts) if isinstance(encoder, OnnxEncoder) else None
     out = {}
     for script, n in Counter(scripts.tolist()).most_common():
         own = scripts == script
@@ -174,13 +174,6 @@ def by_script(encoder: Encoder, rows: Labelled, asked: Asked) -> dict[str, Any]:
         right = int(asked.correct[own].sum())
         out[script] = asdict(share_interval(right, n)) | {"n": n, "unknown_share": share}
     return out
-
-
-def _unknown_shares(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64] | None:
-    if not isinstance(encoder, OnnxEncoder):
-        return None
-    tokenizer = PromptTokenizer(encoder.files["tokenizer.json"], encoder.settings, where=encoder.settings.name)
-    return np.array([(row.count(tokenizer.unknown_id) / max(len(row), 1)) for row in map(tokenizer.ids, texts)])
 
 
 def quality(candidate: Candidate, sets: Sets) -> tuple[dict[str, Any], dict[str, Asked], dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from encoder_zoo import BASE, PRECISIONS, Candidate, vectors_of
+from encoder_zoo import BASE, PRECISIONS, Candidate, unknown_shares_of, vectors_of
 from numpy.typing import NDArray
 from ours import ground, whichmodel
 from paired import difference, resampled_means
@@ -55,7 +55,8 @@ def route_fold(name: str, fold: int, candidate: Candidate | None, options: Optio
         prediction = best_fixed(split, known, ())
     else:
         encoder = candidate.fit([pool.table.texts[row] for row in split.train])
-        own = replace(pool, vectors=vectors_of(encoder, pool.table.texts), encoder=encoder)
+        vectors, unknown = (of(encoder, pool.table.texts) for of in (vectors_of, unknown_shares_of))
+        own = replace(pool, vectors=vectors, unknown_share=unknown, encoder=encoder)
         prediction = whichmodel(Split(own, split.train, split.asked, split.seed), known, ())
         ground.cache_clear()  # it is kept by split, and this one is not asked again
     costs = mean_costs(known)

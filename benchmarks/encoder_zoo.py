@@ -71,6 +71,13 @@ def vectors_of(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     return encoder.embed(texts) if isinstance(encoder, TfIdf) else embed_texts(encoder, texts, cache=CACHE).vectors
 
 
+def unknown_shares_of(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the share of every text's tokens that the encoder does not know, 0 where it has no tokens: (n_texts,)."""
+    return (
+        np.zeros(len(texts)) if isinstance(encoder, TfIdf) else embed_texts(encoder, texts, cache=CACHE).unknown_share
+    )
+
+
 def cut_by(encoder: OnnxEncoder, truncation: str) -> OnnxEncoder:
     """Return the encoder with another truncation strategy."""
     settings = json.loads(encoder.files["encoder.json"]) | {"truncation": truncation}

@@ -134,7 +134,7 @@ def _add_train(commands: Commands) -> None:
         "--encoder",
         default="static",
         metavar="static|DIR",
-        help="static (default: microseconds), full (milliseconds, reads more), or an encoder directory",
+        help="static (default: microseconds), full (milliseconds, tells intents apart better), or an encoder directory",
     )
     train.add_argument("--seed", type=_seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(

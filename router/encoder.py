@@ -106,6 +106,8 @@ class EncoderSettings:
             raise EncoderError(f"{where}: {exc!r}; expected name, tier, dim, max_tokens and truncation") from exc
         if settings.tier not in TIERS or settings.truncation not in TRUNCATIONS:
             raise EncoderError(f"{where}: tier must be one of {TIERS} and truncation one of {TRUNCATIONS}")
+        if not all(1 <= len(vector) <= settings.dim for _, vector in settings.canaries):
+            raise EncoderError(f"{where}: a canary holds 1 to dim = {settings.dim} numbers")
         room = settings.max_tokens - len(settings.prefix_ids) - len(settings.suffix_ids)
         if not (1 <= settings.dim <= 8192 and 1 <= room <= 8192):
             raise EncoderError(
@@ -293,7 +295,8 @@ def check_canaries(encoder: Encoder) -> float:
     worst = 0.0
     for text, expected in encoder.settings.canaries:
         got = encoder.encode(text).vector[: len(expected)]
-        worst = max(worst, float(np.abs(got - np.array(expected, dtype=np.float32)).max()))
+        difference = float(np.abs(got - np.array(expected, dtype=np.float32)).max())
+        worst = max(worst, difference if np.isfinite(difference) else np.inf)
     return worst
 
 

@@ -78,7 +78,8 @@ def distill(
     """Make a static encoder from a sentence-transformers directory, write it to ``out`` and return its settings.
 
     prompts: what the table is tuned on afterwards, to the labels and to the base's own cosines between the prompts;
-    without them it stays as model2vec makes it. The same arguments give the same bytes on the same machine.
+    without them it stays as model2vec makes it. Prompts without a label get one from the base (settings.teach).
+    Untuned, the same arguments give the same bytes on the same machine; tuned on several threads, nearly so.
 
     Raises:
         ConfigError: the extra ``encoders`` is not installed, or dim is out of range.
@@ -130,7 +131,8 @@ def _tuned(
     tune(table, prompts, settings, anchor=anchor, progress=progress, on_epoch=on_epoch)
     vectors = table.vectors
     unknown_id = Tokenizer.from_str(static.tokenizer_json).token_to_id(static.unknown_token)
-    vectors[unknown_id] = static.vectors[unknown_id] * UNKNOWN_WEIGHT
+    # Scaled as the table is; what it learnt while it was tuned goes, since it says nothing of the text.
+    vectors[unknown_id] = static.vectors[unknown_id] / table.scale
     front, back = (weights[np.minimum(np.arange(MAX_TOKENS), len(weights) - 1)] for weights in table.place_weights)
     return replace(static, vectors=vectors, places=(front, back))
 

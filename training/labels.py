@@ -20,7 +20,7 @@ LABEL_COLUMNS = ("intent", "label", "category", "scenario", "task_name", "subjec
 
 @dataclass(frozen=True, slots=True)
 class LabelledPrompts:
-    """texts: folded prompts, distinct. labels: the intent of each, or None (such rows only keep an encoder in place).
+    """texts: folded prompts, distinct. labels: the intent of each, or None.
 
     outcomes: float32 (n_texts, n_models), how well each model did, 0..1, NaN where unknown; or None. n_conflicts: texts
     that stood there with two labels; they keep the first.

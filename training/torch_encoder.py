@@ -115,6 +115,9 @@ class SentenceEncoder(TorchEncoder):
         self.network: Any = model[0].auto_model
         config = self.network.config
         pooling = getattr(model[1], "pooling_mode", "none") if len(model) > 1 else "none"
+        more = [type(module).__name__ for module in list(model)[2:] if type(module).__name__ != "Normalize"]
+        if more:
+            raise EncoderError(f"{base}: expected nothing but scaling after the pooling, got {', '.join(more)}")
         if config.model_type != "bert" or config.hidden_act != "gelu" or pooling != "mean":
             raise EncoderError(
                 f"{base}: expected a bert network with gelu and mean pooling, got {config.model_type} with "
@@ -177,8 +180,8 @@ class TokenTable(TorchEncoder):
     def __init__(self, vectors: NDArray[np.float32], tokenizer_json: str, settings: EncoderSettings) -> None:
         """vectors: float32 (n_tokens, dim), weighted; only their directions and relative lengths matter."""
         # At a usual length of 1 one learning rate suits tables of any origin.
-        scale = float(np.median(np.linalg.norm(vectors, axis=1)))
-        super().__init__(_PlacedTokens(torch.from_numpy(vectors / scale)), tokenizer_json, settings, "cpu")
+        self.scale = float(np.median(np.linalg.norm(vectors, axis=1)))
+        super().__init__(_PlacedTokens(torch.from_numpy(vectors / self.scale)), tokenizer_json, settings, "cpu")
 
     @property
     def vectors(self) -> NDArray[np.float32]:

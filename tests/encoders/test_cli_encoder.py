@@ -248,6 +248,8 @@ def test_wrong_bases_and_encoders_are_named(base: Path, labelled_file: Path, tmp
 def test_intents_that_cannot_be_written_are_an_error(made: Path, labelled_file: Path, run: Run) -> None:
     (made / "intents.json").mkdir()
     code, out, err = run("intents", made, "--labels", labelled_file)
+    assert (code, out) == (1, "") and f"{made}/intents.json: exists already; --force replaces it" in err
+    code, out, err = run("intents", made, "--labels", labelled_file, "--force")
     assert (code, out) == (1, "") and f"{made}/intents.json: cannot be written: Is a directory" in err
 
 

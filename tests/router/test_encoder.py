@@ -13,6 +13,7 @@ from router.encoder import (
     LONG_PROMPT_CHARS,
     TRUNCATIONS,
     EncoderSettings,
+    Encoding,
     OnnxEncoder,
     check_canaries,
     embed,
@@ -248,3 +249,14 @@ def test_settings_out_of_range_are_refused_by_name(encoder: OnnxEncoder, change:
 def test_settings_survive_writing_and_reading(encoder: OnnxEncoder) -> None:
     settings = replace(encoder.settings, prefix_ids=(101,), suffix_ids=(102,), truncation="head")
     assert EncoderSettings.from_json(json.loads(json.dumps(settings.to_json())), "w") == settings
+
+
+def test_a_vector_that_is_no_number_fails_the_canaries(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = np.full(encoder.settings.dim, np.nan, dtype=np.float32)
+    monkeypatch.setattr(encoder, "encode", lambda text: Encoding(nowhere, 1, 0.0))
+    assert check_canaries(encoder) == np.inf
+
+
+def test_a_canary_longer_than_the_vector_is_refused(encoder: OnnxEncoder) -> None:
+    with pytest.raises(EncoderError, match="canary holds 1 to dim"):
+        OnnxEncoder(with_settings(encoder, canaries=[["a", [0.0] * (encoder.settings.dim + 1)]]), where="w")
