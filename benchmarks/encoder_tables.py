@@ -148,8 +148,10 @@ def scripts(numbers: dict[str, Any]) -> str:
             unknown = one[script]["unknown_share"]
             cells.append(_share(one[script]) + ("" if unknown is None else f", {100 * unknown:.0f} % unknown"))
         rows.append([name, *cells])
-    note = "All of data/intents, 20 folds, by the script of the prompt; with the mean share of unknown tokens. The encoders that "
-        "ship learnt from nine tenths of these prompts: their rows tell scripts apart, not what to expect of new prompts."
+    note = (
+        "All of data/intents, 20 folds, by the script of the prompt; with the mean share of unknown tokens. The "
+        "encoders that ship learnt from nine tenths of these prompts: their rows compare scripts, no more."
+    )
     return f"{note}\n\n{_table(['encoder', *(f'{one} (n = {sizes[one]})' for one in names)], rows)}"
 
 
