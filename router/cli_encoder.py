@@ -12,9 +12,12 @@ from typing import Any
 
 from router.encoder import TRUNCATIONS, OnnxEncoder, check_canaries
 from router.errors import ConfigError, EncoderError
+from router.types import JsonObject
 
 # Canaries within the first are the same vectors; within the second, another processor rounds int8 otherwise.
 SAME, ALIKE = 1e-3, 0.05
+
+TUNING_FILE = "tuning.json"
 
 Command = Callable[..., argparse.ArgumentParser]
 Bars = Callable[[], Any]
@@ -107,8 +110,10 @@ def _add_export(verbs: Any, command: Command) -> None:
     export.add_argument("base", metavar="DIR", help="sentence-transformers directory, as 'encoder tune' writes it")
     export.add_argument("--out", required=True, metavar="DIR", help="encoder directory to write; must not exist yet")
     export.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    export.add_argument("--max-tokens", type=int, default=128, help="longer prompts are cut (default 128)")
-    export.add_argument("--truncation", choices=TRUNCATIONS, default="middle", help="what is cut away (default middle)")
+    export.add_argument("--max-tokens", type=int, help="longer prompts are cut (default: as it was tuned, else 128)")
+    export.add_argument(
+        "--truncation", choices=TRUNCATIONS, help="what is cut away (default: as it was tuned, else middle)"
+    )
     export.add_argument("--name", help="name of the encoder (default: that of the directory, and the precision)")
     export.add_argument("--texts", nargs="+", metavar="FILE", default=[], help="prompts to measure the parity on")
 
@@ -201,8 +206,8 @@ def _tune(args: argparse.Namespace, bars: Bars) -> int:
     record = {
         "base_sha256": base_sha256(base),
         "sources": sources,
-        "max_tokens": args.max_tokens,
-        "truncation": args.truncation,
+        "max_tokens": encoder.settings.max_tokens,
+        "truncation": encoder.settings.truncation,
         "wins": args.wins,
         "n_prompts": len(prompts),
         "intents": list(prompts.names),
@@ -210,7 +215,7 @@ def _tune(args: argparse.Namespace, bars: Bars) -> int:
         "interrupted": interrupted,
         "epochs": [asdict(epoch) for epoch in epochs],
     }
-    (out / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / TUNING_FILE).write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}{' (interrupted: what was learnt until then)' if interrupted else ''}")
     return 130 if interrupted else 0
 
@@ -248,12 +253,13 @@ def _export(args: argparse.Namespace) -> int:
     from training.labels import read_labelled
 
     texts = read_labelled(*args.texts, with_labels=False).texts if args.texts else CANARY_TEXTS
+    tuned = _read_tuning(Path(args.base))
     settings, parity = export(
         Path(args.base),
         _new_directory(args.out),
         precision=args.precision,
-        max_tokens=args.max_tokens,
-        truncation=args.truncation,
+        max_tokens=args.max_tokens or tuned.get("max_tokens"),
+        truncation=args.truncation or tuned.get("truncation") or "middle",
         name=args.name,
         texts=texts,
         canary_texts=CANARY_TEXTS,
@@ -309,6 +315,17 @@ def _check(args: argparse.Namespace) -> int:
     else:
         print("ok         the vectors are those it was made with")
     return 0
+
+
+def _read_tuning(base: Path) -> JsonObject:
+    """Return what ``encoder tune`` recorded of a directory, or nothing where it did not make it."""
+    if not (base / TUNING_FILE).is_file():
+        return {}
+    try:
+        tuned = json.loads((base / TUNING_FILE).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise EncoderError(f"{base / TUNING_FILE}: cannot be read: {exc}") from exc
+    return tuned if isinstance(tuned, dict) else {}
 
 
 def _new_directory(out: str) -> Path:

@@ -167,7 +167,7 @@ def export(
     out: Path,
     *,
     precision: str = "int8",
-    max_tokens: int = 128,
+    max_tokens: int | None = None,
     truncation: str = "middle",
     name: str | None = None,
     texts: Sequence[str],
@@ -191,7 +191,7 @@ def export(
     config = torch_encoder.network.config
     shape = BertShape(config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.layer_norm_eps)
     weights = {key: value.numpy() for key, value in torch_encoder.network.state_dict().items()}
-    plain = bert_graph(weights, shape, max_tokens)
+    plain = bert_graph(weights, shape, torch_encoder.settings.max_tokens)
     settings = replace(torch_encoder.settings, name=name or f"{torch_encoder.settings.name}-{precision}")
     wanted = np.vstack([torch_encoder.embed([torch_encoder.token_ids(text)]) for text in texts])
     parity = {}

@@ -234,7 +234,7 @@ def test_a_wrong_file_is_named_with_what_was_got_and_wanted(
 def test_wrong_bases_and_encoders_are_named(base: Path, labelled_file: Path, tmp_path: Path, run: Run) -> None:
     code, _, err = run("export", labelled_file.parent, "--out", tmp_path / "out")
     assert code == 1 and "not a sentence-transformers directory, missing config.json, tokenizer.json" in err
-    code, _, err = run("export", base, "--out", tmp_path / "out")
+    code, _, err = run("export", base, "--out", tmp_path / "out", "--max-tokens", 128)
     assert code == 1 and "max_tokens must be 3..40 for this base, got 128" in err
     code, _, err = run("tune", labelled_file, "--base", base, "--out", tmp_path / "out")
     assert code == 1 and "max_tokens must be 3..40 for this base, got 128" in err
@@ -243,6 +243,15 @@ def test_wrong_bases_and_encoders_are_named(base: Path, labelled_file: Path, tmp
     code, _, err = run("check", base)
     assert code == 1 and "not an encoder directory, missing encoder.json, model.onnx" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_cuts_as_the_encoder_was_tuned(base: Path, labelled_file: Path, tmp_path: Path, run: Run) -> None:
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    cut = ("--max-tokens", 24, "--truncation", "tail")
+    assert run("tune", labelled_file, "--base", base, "--out", tuned, "--epochs", 1, *cut)[0] == 0
+    assert run("export", tuned, "--out", out)[0] == 0
+    settings = OnnxEncoder.load(out).settings
+    assert (settings.max_tokens, settings.truncation) == (24, "tail")
 
 
 def test_intents_that_cannot_be_written_are_an_error(made: Path, labelled_file: Path, run: Run) -> None:
