@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from router import __version__
+from router.arguments import amount, budget_ms, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.errors import ConfigError, DataError, RouterError
@@ -136,7 +137,7 @@ def _add_train(commands: Commands) -> None:
         metavar="static|DIR",
         help="static (default: microseconds), full (milliseconds, tells intents apart better), or an encoder directory",
     )
-    train.add_argument("--seed", type=_seed, default=0, help="seed of folds and clusters (default 0)")
+    train.add_argument("--seed", type=seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(
         "--store-prompts",
         choices=("none", "preview", "full"),
@@ -151,7 +152,7 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument(
         "--margin",
-        type=_amount,
+        type=amount,
         default=1.0,
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
@@ -172,7 +173,7 @@ def _add_eval(commands: Commands) -> None:
     _add_log_options(evaluate)
     evaluate.add_argument(
         "--margin",
-        type=_amount,
+        type=amount,
         default=1.0,
         metavar="POINTS",
         help="quality that counts as nothing, in points (default 1)",
@@ -202,44 +203,17 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--explain", action="store_true", help="all candidates, what was excluded, the nearest rows")
     route.add_argument("--candidates", metavar="A,B", help="choose among these models only")
     route.add_argument("--exclude", metavar="A,B", help="never choose these models")
-    route.add_argument("--max-cost-usd", type=_amount, metavar="USD", help="ceiling of the expected cost of the answer")
+    route.add_argument("--max-cost-usd", type=amount, metavar="USD", help="ceiling of the expected cost of the answer")
     trade = route.add_mutually_exclusive_group()
     trade.add_argument("--strategy", choices=STRATEGIES, help="a named point between quality and cost")
     trade.add_argument(
-        "--willingness-to-pay-usd", type=_amount, metavar="USD", help="USD that one whole unit of quality is worth"
+        "--willingness-to-pay-usd", type=amount, metavar="USD", help="USD that one whole unit of quality is worth"
     )
     route.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
     route.add_argument(
-        "--latency-budget-ms", type=_budget_ms, default=50.0, metavar="MS", help="1 to 10,000; default 50"
+        "--latency-budget-ms", type=budget_ms, default=50.0, metavar="MS", help="1 to 10,000; default 50"
     )
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from exc
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text}")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    value = _float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
-    return value
-
-
-def _budget_ms(text: str) -> float:
-    value = _float(text)
-    if not 1 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"expected 1 to 10,000, got {text}")
-    return value
 
 
 def _add_serve(commands: Commands) -> None:

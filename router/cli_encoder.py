@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from router.arguments import amount, count, held_out_share, seed
 from router.encoder import TRUNCATIONS, OnnxEncoder, check_canaries
 from router.errors import ConfigError, EncoderError
 from router.types import JsonObject
@@ -61,7 +62,7 @@ def _add_tune(verbs: Any, command: Command, bars: Bars) -> None:
     tune.add_argument("--base", metavar="DIR", help="sentence-transformers directory (default: all-MiniLM-L6-v2)")
     tune.add_argument("--out", required=True, metavar="DIR", help="directory to write; must not exist yet")
     tune.add_argument("--wins", action="store_true", help="sources are preference logs: learn which models win, too")
-    tune.add_argument("--max-tokens", type=int, default=128, help="longer prompts are cut (default 128)")
+    tune.add_argument("--max-tokens", type=count, default=128, help="longer prompts are cut (default 128)")
     tune.add_argument("--truncation", choices=TRUNCATIONS, default="middle", help="what is cut away (default middle)")
     _add_learning(tune, n_epochs=4, learning_rate=1e-4, keep=2.0)
 
@@ -77,7 +78,7 @@ def _add_distill(verbs: Any, command: Command, bars: Bars) -> None:
     )
     distill.add_argument("--base", metavar="DIR", help="sentence-transformers directory (default: all-MiniLM-L6-v2)")
     distill.add_argument("--out", required=True, metavar="DIR", help="encoder directory to write; must not exist yet")
-    distill.add_argument("--dim", type=int, default=256, help="dimensions of the vectors (default 256)")
+    distill.add_argument("--dim", type=count, default=256, help="dimensions of the vectors (default 256)")
     distill.add_argument("--name", help="name of the encoder (default: that of the base, -static-DIM)")
     distill.add_argument("--labels", nargs="+", metavar="SOURCE", default=[], help="files of labelled prompts")
     _add_learning(distill, n_epochs=12, learning_rate=1e-3, keep=50.0)
@@ -85,18 +86,21 @@ def _add_distill(verbs: Any, command: Command, bars: Bars) -> None:
 
 def _add_learning(parser: argparse.ArgumentParser, *, n_epochs: int, learning_rate: float, keep: float) -> None:
     parser.add_argument("--texts", nargs="+", metavar="FILE", default=[], help="files of prompts without labels")
-    parser.add_argument("--epochs", type=_count, default=n_epochs, help=f"passes over the prompts (default {n_epochs})")
-    parser.add_argument("--learning-rate", type=_amount, default=learning_rate, help=f"default {learning_rate:g}")
+    parser.add_argument("--epochs", type=count, default=n_epochs, help=f"passes over the prompts (default {n_epochs})")
+    parser.add_argument("--learning-rate", type=amount, default=learning_rate, help=f"default {learning_rate:g}")
     parser.add_argument(
         "--keep",
-        type=_amount,
+        type=amount,
         default=keep,
         help=f"weight of keeping old likenesses against intents (default {keep:g})",
     )
     parser.add_argument(
-        "--held-out", type=_share, default=0.1, help="share of the labelled prompts that only measure (default 0.1)"
+        "--held-out",
+        type=held_out_share,
+        default=0.1,
+        help="share of the labelled prompts that only measure (default 0.1)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
 
 
 def _add_export(verbs: Any, command: Command) -> None:
@@ -110,39 +114,12 @@ def _add_export(verbs: Any, command: Command) -> None:
     export.add_argument("base", metavar="DIR", help="sentence-transformers directory, as 'encoder tune' writes it")
     export.add_argument("--out", required=True, metavar="DIR", help="encoder directory to write; must not exist yet")
     export.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    export.add_argument("--max-tokens", type=int, help="longer prompts are cut (default: as it was tuned, else 128)")
+    export.add_argument("--max-tokens", type=count, help="longer prompts are cut (default: as it was tuned, else 128)")
     export.add_argument(
         "--truncation", choices=TRUNCATIONS, help="what is cut away (default: as it was tuned, else middle)"
     )
     export.add_argument("--name", help="name of the encoder (default: that of the directory, and the precision)")
     export.add_argument("--texts", nargs="+", metavar="FILE", default=[], help="prompts to measure the parity on")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from exc
-
-
-def _amount(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 0.5:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 0.5, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def _require_torch() -> None:

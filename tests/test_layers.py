@@ -31,6 +31,7 @@ LAYERS = {
     "router.router": 2,
     "router": 3,
     "router.service": 3,
+    "router.arguments": 0,
     "router.cli_encoder": 3,
     "router.cli": 4,
 }

@@ -18,7 +18,7 @@ from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.cost import learned_profiles, row_sizes
 from training.cross_fit import Selection
 from training.embed import embed_texts, make_places
-from training.evidence import Table, tabulate
+from training.evidence import Table, shares_of_points, tabulate
 from training.fit import fit_evidence
 from training.held_out import Plan, report_held_out
 from training.intents import label_rows, plan_intents
@@ -175,12 +175,7 @@ def _won(table: Table) -> NDArray[np.bool_]:
     if table.kind == "scores":
         scores = np.where(np.isnan(table.scores), -np.inf, table.scores)
         return np.asarray((scores == scores.max(axis=1, keepdims=True)) & (scores > 0))
-    points, games = np.zeros((2, *table.scores.shape))
-    battles = table.battles
-    for column, outcome in ((battles.a, battles.y), (battles.b, 1.0 - battles.y)):
-        np.add.at(points, (battles.rows, column), outcome)
-        np.add.at(games, (battles.rows, column), 1.0)
-    return np.asarray(points > games / 2)
+    return np.asarray(shares_of_points(table) > 0.5)
 
 
 def _hashes(table: Table) -> NDArray[np.uint8]:

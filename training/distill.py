@@ -152,7 +152,7 @@ def static_model(
     from model2vec.distill import distill_from_model
     from transformers import AutoTokenizer
 
-    from training.torch_encoder import SentenceEncoder, quiet
+    from training.torch_encoder import SentenceEncoder, quiet, without_rules
 
     torch.manual_seed(seed)
     encoder = SentenceEncoder(base, device="cpu")
@@ -169,8 +169,7 @@ def static_model(
             quantize_to="float32",
         )
     raw = json.loads(made.tokenizer.to_str())
-    raw.update(truncation=None, padding=None, post_processor=None, added_tokens=[])
     unknown_token = raw["model"]["unk_token"]
     vectors = np.array(made.embedding, dtype=np.float32)
     vectors[made.tokenizer.token_to_id(unknown_token)] *= UNKNOWN_WEIGHT
-    return StaticModel(vectors, json.dumps(raw, ensure_ascii=False, separators=(",", ":")), unknown_token)
+    return StaticModel(vectors, without_rules(raw), unknown_token)

@@ -143,6 +143,21 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
     )
 
 
+def shares_of_points(table: Table) -> NDArray[np.float64]:
+    """Return how well every model did on every row: float64 (n_rows, n_models) in 0..1, NaN where unknown.
+
+    Scores as they are; of battles the share of points that a model took on the row, a tie being half a point.
+    """
+    if table.kind == "scores":
+        return table.scores
+    points, games = np.zeros((2, *table.scores.shape))
+    battles = table.battles
+    for column, outcome in ((battles.a, battles.y), (battles.b, 1.0 - battles.y)):
+        np.add.at(points, (battles.rows, column), outcome)
+        np.add.at(games, (battles.rows, column), 1.0)
+    return np.where(games > 0, points / np.maximum(games, 1.0), np.nan)
+
+
 class _Mean:
     """A weighted mean per cell, NaN where nothing was added."""
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import DataError
-from training.evidence import Table as EvidenceTable
-from training.evidence import tabulate
+from training.evidence import shares_of_points, tabulate
 from training.sources import load
 from training.sources.files import Table, Values, open_table
 from training.sources.intake import prompt_of, read_label, read_messages
@@ -84,7 +83,7 @@ def read_outcomes(*sources: str | Path) -> LabelledPrompts:
     """
     table = tabulate(load(*sources))
     labels = tuple(table.intent_names[code] if code >= 0 else None for code in table.intents)
-    return LabelledPrompts(table.texts, labels, outcomes=_outcomes(table))
+    return LabelledPrompts(table.texts, labels, outcomes=shares_of_points(table).astype(np.float32))
 
 
 def with_unlabelled(prompts: LabelledPrompts | None, *sources: str | Path) -> LabelledPrompts:
@@ -99,18 +98,6 @@ def with_unlabelled(prompts: LabelledPrompts | None, *sources: str | Path) -> La
         outcomes = np.vstack([outcomes, np.full((len(texts), outcomes.shape[1]), np.nan, dtype=np.float32)])
     labels = prompts.labels + (None,) * len(texts)
     return LabelledPrompts(prompts.texts + texts, labels, outcomes, prompts.n_conflicts)
-
-
-def _outcomes(table: EvidenceTable) -> NDArray[np.float32]:
-    """Return scores or, of battles, shares of points: float32 (n_rows, n_models), NaN where unknown."""
-    if table.kind == "scores":
-        return table.scores.astype(np.float32)
-    points, games = np.zeros((2, *table.scores.shape))
-    battles = table.battles
-    for column, outcome in ((battles.a, battles.y), (battles.b, 1.0 - battles.y)):
-        np.add.at(points, (battles.rows, column), outcome)
-        np.add.at(games, (battles.rows, column), 1.0)
-    return np.where(games > 0, points / np.maximum(games, 1.0), np.nan).astype(np.float32)
 
 
 def _existing(source: str | Path) -> Path:

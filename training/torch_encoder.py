@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +57,7 @@ def base_sha256(base: Path) -> str:
     return hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
 
 
-class TorchEncoder:
+class TorchEncoder(ABC):
     """Token ids to unit vectors with weights that can learn; texts are cut and tokenised by the code that will serve.
 
     module: what learns. settings: those of the encoder directory that will be made of it.
@@ -74,9 +75,9 @@ class TorchEncoder:
         """Return the ids that are fed to the network, exactly as serving would; never none."""
         return self._tokenizer.ids(text) or [self._tokenizer.unknown_id or 0]
 
+    @abstractmethod
     def forward(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the unit vectors of token ids of different lengths: float32 (n_rows, dim)."""
-        raise NotImplementedError
 
     def embed(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return the unit vectors of many rows of token ids, without gradients: float32 (n_rows, dim)."""
@@ -257,8 +258,13 @@ def plain_tokenizer(base: Path) -> tuple[str, str, tuple[int, int]]:
         special = (int(vocabulary["[CLS]"]), int(vocabulary["[SEP]"]))
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise EncoderError(f"{base}/tokenizer.json: not a tokenizer: {exc!r}") from exc
-    raw.update(truncation=None, padding=None, post_processor=None, added_tokens=[])
-    return json.dumps(raw, ensure_ascii=False, separators=(",", ":")), unknown, special
+    return without_rules(raw), unknown, special
+
+
+def without_rules(tokenizer: dict[str, Any]) -> str:
+    """Return a parsed tokenizer as compact JSON, without truncation, padding and special tokens of its own."""
+    plain = tokenizer | {"truncation": None, "padding": None, "post_processor": None, "added_tokens": []}
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ import onnx.numpy_helper
 import pytest
 
 import training.finetune
-from router.cli import main
+from router.cli import main, parser
 from router.encoder import OnnxEncoder
 from training.intents import read_intents
 from training.labels import LabelledPrompts
 from training.torch_encoder import SentenceEncoder
+from training.tuning import FULL_TUNING, STATIC_TUNING, TuneSettings
 
 Run = Callable[..., tuple[int, str, str]]
 SHORT = ("--epochs", "2", "--learning-rate", "0.01")
@@ -282,3 +283,10 @@ def test_wrong_usage_exits_with_2(verb: Sequence[str]) -> None:
 def test_the_encoders_that_ship_are_known_by_name_and_pass_their_check(run: Run, name: str, dim: int) -> None:
     code, out, err = run("check", name)
     assert (code, err) == (0, "") and f"({name} tier, {dim} dimensions)" in out and "\nok         " in out
+
+
+@pytest.mark.parametrize(("verb", "defaults"), [("tune", FULL_TUNING), ("distill", STATIC_TUNING)])
+def test_the_defaults_of_the_command_line_are_those_of_the_library(verb: str, defaults: TuneSettings) -> None:
+    args = parser().parse_args(["encoder", verb, *(["prompts.jsonl"] if verb == "tune" else []), "--out", "made"])
+    asked = (args.epochs, args.learning_rate, args.keep, args.held_out, args.seed)
+    assert asked == (defaults.n_epochs, defaults.learning_rate, defaults.keep, defaults.held_out, defaults.seed)

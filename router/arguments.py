@@ -1,0 +1,49 @@
+"""Values on the command line: text to a checked number, or argparse's own error that says what was expected."""
+
+import argparse
+
+
+def number(text: str) -> float:
+    """Return any number."""
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from exc
+
+
+def amount(text: str) -> float:
+    """Return a finite number of at least 0."""
+    value = number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+    return value
+
+
+def budget_ms(text: str) -> float:
+    """Return a latency budget, 1 to 10,000 ms."""
+    value = number(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected 1 to 10,000, got {text}")
+    return value
+
+
+def held_out_share(text: str) -> float:
+    """Return a share of rows that only measure, 0 to 0.5."""
+    value = number(text)
+    if not 0 <= value <= 0.5:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 0.5, got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Return a seed, 0 to 2^32 - 1."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text}")
+    return int(text)
