@@ -10,6 +10,7 @@ from typing import Any
 import joblib
 import numpy as np
 from encoder_zoo import BASE_FP32, MODEL2VEC_OWN, TF_IDF, TORCH, Candidate, TfIdf
+from prompt_mix import texts_of_length
 from route_latency import measure
 from tokenizers import Tokenizer
 
@@ -94,16 +95,6 @@ def _model2vec(base: Path, place: Path) -> Timed:
     model = StaticModel(made.vectors, Tokenizer.from_str(made.tokenizer_json), normalize=True, max_length=MAX_TOKENS)
     model.save_pretrained(place)
     return Timed(lambda text: model.encode([text]), place, TABLE)
-
-
-def texts_of_length(texts: Sequence[str], tokenizer: Tokenizer, n_tokens: int) -> list[str]:
-    """Return the texts that have so many tokens, cut behind the last of them."""
-    out = []
-    for text in texts:
-        offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-        if len(offsets) >= n_tokens:
-            out.append(text[: offsets[n_tokens - 1][1]])
-    return out
 
 
 def latencies(

@@ -13,7 +13,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("numpy", "onnxruntime", "tokenizers", "faiss-cpu", "fastapi", "uvicorn", "scikit-learn", "pandas"),
-    *("torch", "transformers", "sentence-transformers", "model2vec", "onnx"),
+    *("uvloop", "httptools", "torch", "transformers", "sentence-transformers", "semantic-router", "model2vec", "onnx"),
 )
 
 
@@ -27,7 +27,26 @@ def data_folder() -> Path:
 
 def write(name: str, numbers: dict[str, Any], *, arguments: dict[str, Any], files: list[Path]) -> None:
     """Write benchmarks/results/NAME.json and print the numbers as the last line."""
-    record = {
+    _save(name, _record(numbers, arguments, files))
+    print(json.dumps(numbers))
+
+
+def write_part(
+    name: str, part: str, numbers: dict[str, Any], *, arguments: dict[str, Any], files: list[Path]
+) -> dict[str, Any]:
+    """Write one part of benchmarks/results/NAME.json, with a commit and versions of its own; others stay as they are.
+
+    Returns all parts.
+    """
+    path = RESULTS / f"{name}.json"
+    parts = json.loads(path.read_text())["parts"] if path.is_file() else {}
+    parts[part] = _record(numbers, arguments, files)
+    _save(name, {"parts": parts})
+    return parts
+
+
+def _record(numbers: dict[str, Any], arguments: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    return {
         "commit": _commit(),
         "machine": {
             "cpu": _cpu(),
@@ -40,9 +59,11 @@ def write(name: str, numbers: dict[str, Any], *, arguments: dict[str, Any], file
         "data_sha256": {f"{one.parent.name}/{one.name}": hashlib.sha256(one.read_bytes()).hexdigest() for one in files},
         "numbers": numbers,
     }
+
+
+def _save(name: str, record: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(numbers))
 
 
 def _commit() -> str:

@@ -108,12 +108,12 @@ class Connection:
             sys.exit(f"POST /route answered {answer.status}")
 
 
-def measure(calls: dict[str, Callable[[int], object]], n: int) -> dict[str, Any]:
-    """Time every call on every prompt: in turns of 100 prompts, so that all see the same weather; one warm-up turn."""
+def measure(calls: dict[str, Callable[[int], object]], n: int, *, turn: int = TURN) -> dict[str, Any]:
+    """Time every call on every prompt: in turns of so many, so that all see the same weather; one warm-up turn."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(-TURN, n, TURN):
+    for first in range(-turn, n, turn):
         for name, call in calls.items():
-            for index in range(turn, min(turn + TURN, n)):
+            for index in range(first, min(first + turn, n)):
                 start = time.perf_counter_ns()
                 call(index % n)
                 if index >= 0:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from encoder_cost import texts_of_length
 from encoder_inputs import FOLDINGS, pasted
 from encoder_intents import Asked, Labelled, accuracy, ask_cross_fitted, paired_difference, script_of
 from encoder_zoo import TfIdf, cut_by, vectors_of
 from intent_tuning import row_shares
 from numpy.testing import assert_allclose
+from prompt_mix import texts_of_length
 from tokenizers import Tokenizer
 
 from router.encoder import OnnxEncoder
