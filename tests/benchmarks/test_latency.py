@@ -5,9 +5,12 @@ import math
 import sys
 import time
 
+import latency
+import latency_tables
 import latency_throughput
 import numpy as np
 import pytest
+import record
 from http_bytes import Client, get_request, post_request, read_answer
 from latency_ladder import highest, is_sustained
 from load import NO_BUDGET, TIERS, Answers, tier_code
@@ -355,3 +358,78 @@ def test_lua_strings_have_no_escapes_but_quotes_and_backslashes():
     (body,) = [line for line in script.splitlines() if line.startswith("local bodies")]
 
     assert json.loads(json.loads(body.split("{", 1)[1].rstrip("}"))) == {"prompt": 'say "hi"\n\té \\ x', "cache": False}
+
+
+# The record and the page
+
+
+def run_of(latency_ms, **kwargs):
+    """What offer_load returns, without a server."""
+    found = answers_of(latency_ms, **kwargs)
+    numbers = summary(found, everything(found))
+    return numbers | {
+        "offered_per_s": 100.0,
+        "generator_cpu": 0.1,
+        "server_cpu": 0.9,
+        "server_rss_mib": {"max": 200.0, "growth": 1.0},
+        "loop_lag": {"p99_at_most": 0.001},
+        "connections": 32,
+        "recovery_s": 0.2,
+    }
+
+
+@pytest.fixture
+def parts():
+    void = run_of(np.full(100, 1.0), lag_ms=9.0)
+    loads = {
+        "1x": [run_of(np.full(100, one)) for one in (10.0, 20.0, 30.0)],
+        "10x": [run_of(np.full(100, 60.0), status=429), void, run_of(np.full(100, np.nan))],
+    }
+    small = answers_of([5.0], budget_ms=10.0)
+    loads["1x"][0]["by_budget"] = by_budget(small, everything(small))
+    numbers = {"loads": loads, "rate_per_s": 90.0, "seconds": 61.0}
+    budget = {
+        "n": 10,
+        "not_200": 0,
+        "in_budget": 0.9,
+        "budget_met_by_server": 1.0,
+        "tiers_of_answered": {"full": 0.0, "static": 0.75, "prior": 0.25},
+        "latency_ms": quantiles(np.ones(10)),
+    }
+    made = {"commit": "abc", "machine": {"cores": 2, "cpu": "x"}}
+    return {
+        "ladder": made | {"numbers": numbers},
+        "budgets": made | {"numbers": {"budgets_ms": {"1": budget}, "seconds": 60.0}},
+    }
+
+
+def test_tables_show_spread_and_void_runs(parts):
+    made = latency_tables.tables(parts)
+
+    once, ten = [line for line in made["ladder"].splitlines() if line.startswith(("| 1x |", "| 10x |"))][:2]
+    assert "20.0 (10.0 to 30.0)" in once and once.endswith("| 3 |")
+    assert ten.endswith("| 3, **1 VOID** |") and "| 100 |" in ten, "refused and lost requests are counted"
+    assert "0.0 / 75.0 / 25.0" in made["budgets"]
+    assert made["peers"] == latency_tables.NOT_YET
+
+
+def test_page_has_a_place_for_every_table_and_plot(parts, tmp_path, monkeypatch):
+    page = tmp_path / "latency.md"
+    page.write_text(latency_tables.PAGE.read_text())
+    monkeypatch.setattr(latency_tables, "PAGE", page)
+    latency_tables.fill_page(parts)
+
+    text = page.read_text()
+    assert all(f"<!-- {name} -->" in text for name in latency.PARTS)
+    assert "3, **1 VOID**" in text
+    assert all((tmp_path / f"latency_{name}.png").is_file() for name in ("load", "quantiles", "budgets"))
+
+
+def test_parts_are_written_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    for part, numbers in (("ladder", {"a": 1}), ("peers", {"b": 2}), ("ladder", {"a": 3})):
+        record.write_part("latency", part, numbers, arguments={}, files=[])
+
+    parts = json.loads((tmp_path / "latency.json").read_text())["parts"]
+    assert {name: one["numbers"] for name, one in parts.items()} == {"ladder": {"a": 3}, "peers": {"b": 2}}
+    assert "commit" in parts["peers"] and "semantic-router" in parts["peers"]["versions"]
