@@ -66,7 +66,8 @@ def ladder(numbers: dict[str, Any]) -> str:
         ),
         table(
             [
-                *("load", "send lag p50 ms", "p99 ms", "max ms", "generator, cores", "server, cores", "loop lag"),
+                *("load", "send lag p50 ms", "p99 ms", "max ms", "generator, cores", "server, cores"),
+                *("loop lag p99 ms, at most", "loop lag max ms"),
                 *("server memory, MiB", "grown by, MiB", "connections"),
             ],
             [_behind(name, runs) for name, runs in loads.items()],
@@ -175,7 +176,7 @@ def _behind(name: str, runs: list[dict[str, Any]]) -> list[str]:
         *(_spread([one["send_lag_ms"][key] for one in runs], ".1f") for key in ("p50", "p99", "max")),
         _spread([one["generator_cpu"] for one in runs], ".2f"),
         _spread([one["server_cpu"] for one in runs], ".2f"),
-        _loop_lag(runs),
+        *(_spread([one["loop_lag_ms"].get(key) for one in runs], ".1f") for key in ("p99_at_most", "max")),
         _spread([one["server_rss_mib"].get("max") for one in runs], ".0f"),
         _spread([one["server_rss_mib"].get("growth") for one in runs], ".1f"),
         _spread([float(one["connections"]) for one in runs], ".0f"),
@@ -208,11 +209,6 @@ def _recovery(found: Sequence[float | None]) -> str:
     """Return the spread, or in how many runs all was not well within the time that was watched."""
     never = sum(one is None for one in found)
     return f"not in {never} of {len(found)}" if never else _spread(found, ".1f")
-
-
-def _loop_lag(runs: list[dict[str, Any]]) -> str:
-    found = {key: value for one in runs for key, value in one["loop_lag"].items()}
-    return "; ".join(f"{key} {value:.4g}" for key, value in found.items()) or "-"
 
 
 def _spread(values: Sequence[float | None], form: str) -> str:

@@ -14,7 +14,7 @@ from load_summary import by_budget, recovery_s, summary
 from numpy.typing import NDArray
 from prompt_mix import Drawn
 from schedule import Schedule
-from served import Served, Watch, loop_lag
+from served import Served, Watch, loop_lag_ms
 
 GENERATOR = Path(__file__).with_name("load.py")
 
@@ -42,7 +42,7 @@ def offer_load(server: Served, offer: Offer, *, bypass_cache: bool, loaded: int 
     numbers["generator_cpu"] = answers.cpu_s / answers.wall_s
     numbers["server_cpu"] = watch.cpu_share(0, start_s, end_s)
     numbers["server_rss_mib"] = watch.memory_mib(0, start_s, end_s)
-    numbers["loop_lag"] = loop_lag(before, after)
+    numbers["loop_lag_ms"] = loop_lag_ms(before, after)
     numbers["connections"] = answers.connections
     numbers["resent"], numbers["unsent"] = answers.resent, answers.unsent
     if offer.budget_ms is not None:

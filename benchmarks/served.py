@@ -1,5 +1,6 @@
 """A server under test: started, watched from outside, stopped."""
 
+import math
 import os
 import re
 import subprocess
@@ -19,7 +20,9 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.2
 SETTLED_MS = 20.0
 SETTLE_TIMEOUT_S = 60.0
-LOOP_LAG = re.compile(r"^(\w*loop_lag\w*?)(_bucket)?(?:\{([^}]*)\})? (\S+)", re.MULTILINE)
+LAG_BUCKET = re.compile(r'^whichmodel_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', re.MULTILINE)
+LAG_MAX = re.compile(r"^whichmodel_event_loop_lag_max_seconds (\S+)", re.MULTILINE)
+"""The greatest lag since the last scrape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,29 +129,24 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def loop_lag(before: str | None, after: str | None) -> dict[str, float]:
-    """Read what two scrapes of /metrics say of the event loop's lag between them: gauges as they are at the end.
+def loop_lag_ms(before: str | None, after: str | None) -> dict[str, float | None]:
+    """Read from two scrapes of /metrics how late the event loop woke between them: p99 and max in ms.
 
-    Of a histogram the p99 is given as the upper bound of its bucket, infinity as None. Empty: there is no such metric.
+    p99 is the upper bound of its bucket in the histogram, None in the last one. Empty: there is no such metric.
     """
     if after is None:
         return {}
-    found: dict[str, float] = {}
-    counts = _buckets(after)
-    for bound, n in _buckets(before or "").items():
-        counts[bound] = counts.get(bound, 0.0) - n
+    found: dict[str, float | None] = {}
+    counts = _lag_buckets(after)
+    for bound_s, n in _lag_buckets(before or "").items():
+        counts[bound_s] -= n
     if counts and (total := max(counts.values())) > 0:
-        found["p99_at_most"] = min(bound for bound, n in counts.items() if n >= 0.99 * total)
-    for name, bucket, labels, value in LOOP_LAG.findall(after):
-        if not bucket and not name.endswith(("_count", "_sum", "_created")):
-            found[f"{name}{{{labels}}}" if labels else name] = float(value)
+        p99_s = min(bound_s for bound_s, n in counts.items() if n >= 0.99 * total)
+        found["p99_at_most"] = 1e3 * p99_s if math.isfinite(p99_s) else None
+    if highest := LAG_MAX.search(after):
+        found["max"] = 1e3 * float(highest[1])
     return found
 
 
-def _buckets(text: str) -> dict[float, float]:
-    found: dict[float, float] = {}
-    for _, bucket, labels, value in LOOP_LAG.findall(text):
-        bound = re.search(r'le="([^"]+)"', labels)
-        if bucket and bound:
-            found[float(bound[1].replace("+Inf", "inf"))] = float(value)
-    return found
+def _lag_buckets(text: str) -> dict[float, float]:
+    return {float(bound_s.replace("+Inf", "inf")): float(n) for bound_s, n in LAG_BUCKET.findall(text)}

@@ -18,7 +18,7 @@ from load_run import Offer, offer_load, send
 from load_summary import across, by_budget, in_budget, is_void, points, quantiles, recovery_s, send_lag, summary
 from prompt_mix import LONG_WORDS, SHORT_WORDS, by_length, cut, mixed, repeated
 from schedule import BURST, Phase, Schedule, bursts, poisson, schedule
-from served import loop_lag, serving
+from served import loop_lag_ms, serving
 
 TEXTS = [f"{'word ' * n}{n}" for n in range(1, 400, 3)]
 
@@ -329,18 +329,17 @@ def test_client_asks_again_where_the_server_hung_up():
 # Metrics and wrk
 
 
-def test_loop_lag_of_a_histogram_between_two_scrapes():
-    text = 'x_loop_lag_s_bucket{{le="0.001"}} {}\nx_loop_lag_s_bucket{{le="+Inf"}} {}\nx_loop_lag_s_sum 3'
+def test_loop_lag_between_two_scrapes():
+    name = "whichmodel_event_loop_lag"
+    text = (
+        f'{name}_seconds_bucket{{{{le="0.001"}}}} {{}}\n{name}_seconds_bucket{{{{le="+Inf"}}}} {{}}\n'
+        f"{name}_seconds_sum 3.0\n{name}_max_seconds 0.025\nother 1"
+    )
 
-    assert loop_lag(text.format(1000, 2000), text.format(1099, 2100)) == {"p99_at_most": 0.001}
-    assert loop_lag(text.format(1000, 2000), text.format(1090, 2100)) == {"p99_at_most": math.inf}
-    assert loop_lag(None, None) == {}
-
-
-def test_loop_lag_of_gauges():
-    text = 'other 1\nwhichmodel_loop_lag_ms{quantile="0.99"} 2.5\nwhichmodel_loop_lag_max_ms 7'
-
-    assert loop_lag(None, text) == {'whichmodel_loop_lag_ms{quantile="0.99"}': 2.5, "whichmodel_loop_lag_max_ms": 7.0}
+    assert loop_lag_ms(text.format(1000.0, 2000.0), text.format(1099.0, 2100.0)) == {"p99_at_most": 1.0, "max": 25.0}
+    assert loop_lag_ms(text.format(1000.0, 2000.0), text.format(1090.0, 2100.0))["p99_at_most"] is None
+    assert loop_lag_ms(None, text.format(10, 10)) == {"p99_at_most": 1.0, "max": 25.0}
+    assert loop_lag_ms(None, None) == loop_lag_ms("other 1", "other 2") == {}
 
 
 def test_wrk_output():
@@ -372,7 +371,7 @@ def run_of(latency_ms, **kwargs):
         "generator_cpu": 0.1,
         "server_cpu": 0.9,
         "server_rss_mib": {"max": 200.0, "growth": 1.0},
-        "loop_lag": {"p99_at_most": 0.001},
+        "loop_lag_ms": {"p99_at_most": 1.0, "max": 9.0},
         "connections": 32,
         "recovery_s": 0.2,
     }
