@@ -156,7 +156,7 @@ def peers(run: Run) -> dict[str, Any] | None:
     }
     return {
         "n": n,
-        "in_process": in_process(run.full, run.static, OnnxEncoder.load("full"), prompt_sets),
+        "in_process": in_process(run.full, run.static, prompt_sets, bypass_cache=run.bypass_cache),
         "http": over_http(run.full, run.static, prompt_sets, bypass_cache=run.bypass_cache),
     }
 

@@ -4,15 +4,20 @@ Needs the extra ``encoders`` and semantic-router.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from http_bytes import Client
-from latency_unloaded import BARE_FULL, FULL, NOTHING, STATIC, request_of
-from peer_routers import KNN, SEMANTIC_ROUTER, nearest_neighbors, rows, semantic_router
+import numpy as np
+from http_bytes import Answer, Client
+from latency_unloaded import BARE_FULL, FULL, NOTHING, STATIC, request_of, tier_shares
+from load_summary import quantiles
+from peer_routers import KNN, PEERS, SEMANTIC_ROUTER, rows
 from route_latency import measure, rss_mib
+from router_process import interleaved
 from served import serving, serving_artifact, serving_nothing
 
 from router import Router
@@ -23,36 +28,36 @@ GENEROUS_MS = 10_000.0
 OURS_FULL, OURS_STATIC = "route, full tier", "route, static tier"
 KNN_ONE = "sentence-transformers + scikit-learn kNN, 1 thread"
 KNN_ALL = "sentence-transformers + scikit-learn kNN, default threads"
-PEER_TITLES = {SEMANTIC_ROUTER: "semantic-router", KNN: KNN_ALL}
+PEER_TITLES = {SEMANTIC_ROUTER: SEMANTIC_ROUTER, KNN: KNN_ALL}
 HERE = Path(__file__).parent
 
 
 def in_process(
-    full: Path, static: Path, bare: OnnxEncoder, prompt_sets: Mapping[str, Sequence[str]]
+    full: Path, static: Path, prompt_sets: Mapping[str, Sequence[str]], *, bypass_cache: bool
 ) -> dict[str, dict[str, Any]]:
     """Return p50 and p99 in ms of every router on every set of prompts, and the tiers that ours answered from."""
-    import torch
-
-    own = rows()
-    default_threads = torch.get_num_threads()
-    theirs, knn = semantic_router(own), nearest_neighbors(own)
-    routers = {OURS_FULL: Router.load(full), OURS_STATIC: Router.load(static)}
-    out = {}
-    for name, prompts in prompt_sets.items():
-        ids = [bare.token_ids(one) for one in prompts]
-        calls = {
-            **{title: _ours(router, prompts) for title, router in routers.items()},
-            BARE_FULL: lambda at, ids=ids: bare.run(ids[at % len(ids)]),
-            "semantic-router": _on_threads(theirs, prompts, default_threads),
-            KNN_ONE: _on_threads(knn, prompts, 1),
-            KNN_ALL: _on_threads(knn, prompts, default_threads),
-        }
-        tiers = {
-            title: router.route(prompts[0], latency_budget_ms=GENEROUS_MS).tier for title, router in routers.items()
-        }
-        out[name] = {"latency_ms": _p50_p99(measure(calls, len(prompts), turn=TURN)), "tiers": tiers}
-        out[name]["ratios"] = ratios(out[name]["latency_ms"], (OURS_FULL, OURS_STATIC))
-    out["threads"] = {"default": default_threads}
+    rows()  # encoded once, before each process wants them
+    makes = {
+        OURS_FULL: partial(_ours, full, bypass_cache),
+        OURS_STATIC: partial(_ours, static, bypass_cache),
+        BARE_FULL: _bare,
+        SEMANTIC_ROUTER: partial(_peer, SEMANTIC_ROUTER),
+        KNN_ONE: partial(_peer, KNN, 1),
+        KNN_ALL: partial(_peer, KNN),
+    }
+    encoder = OnnxEncoder.load("full")
+    # One pass for all sets, since loading takes longer than routing.
+    prompts = [one for own in prompt_sets.values() for one in own]
+    inputs: dict[str, Sequence[Any]] = dict.fromkeys(makes, prompts)
+    inputs[BARE_FULL] = [encoder.token_ids(one) for one in prompts]
+    found = interleaved(makes, inputs, TURN)
+    out, first = {}, 0
+    for name, own in prompt_sets.items():
+        part = {title: one[first : first + len(own)] for title, one in found.items()}
+        first += len(own)
+        times = {title: quantiles(np.array([took_ms for took_ms, _ in one])) for title, one in part.items()}
+        tiers = {title: Counter(said for _, said in part[title]) for title in (OURS_FULL, OURS_STATIC)}
+        out[name] = {"latency_ms": times, "tiers": tiers, "ratios": ratios(times, (OURS_FULL, OURS_STATIC))}
     return out
 
 
@@ -71,9 +76,18 @@ def over_http(
             servers[title] = stack.enter_context(serving(command))
         out: dict[str, dict[str, Any]] = {}
         for name, prompts in prompt_sets.items():
-            calls = {title: _asking(server.port, title, prompts, bypass_cache) for title, server in servers.items()}
-            out[name] = {"latency_ms": _p50_p99(measure(calls, len(prompts), turn=TURN))}
-            out[name]["ratios"] = ratios(out[name]["latency_ms"], (FULL, STATIC))
+            answers: dict[str, list[Answer]] = {title: [] for title in servers}
+            calls = {
+                title: _asking(server.port, prompts, answers[title], title in (FULL, STATIC), bypass_cache)
+                for title, server in servers.items()
+            }
+            times = measure(calls, len(prompts), turn=TURN)
+            out[name] = {
+                "latency_ms": times,
+                "tiers": {title: tier_shares(answers[title]) for title in (FULL, STATIC)},
+                "not_200": {title: sum(one.status != 200 for one in found) for title, found in answers.items()},
+                "ratios": ratios(times, (FULL, STATIC)),
+            }
         out["rss_mib"] = {title: rss_mib(server.pid) for title, server in servers.items()}
         return out
 
@@ -82,41 +96,41 @@ def ratios(
     latency_ms: Mapping[str, Mapping[str, float]], ours: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return ours over each peer, p50 and p99: below 1 we are faster."""
-    peers = [one for one in latency_ms if one in ("semantic-router", KNN_ONE, KNN_ALL)]
+    peers = [one for one in latency_ms if one in (SEMANTIC_ROUTER, KNN_ONE, KNN_ALL)]
     return {
         own: {peer: {key: latency_ms[own][key] / latency_ms[peer][key] for key in ("p50", "p99")} for peer in peers}
         for own in ours
     }
 
 
-def _ours(router: Router, prompts: Sequence[str]) -> Callable[[int], object]:
-    return lambda at: router.route(prompts[at % len(prompts)], latency_budget_ms=GENEROUS_MS)
+def _ours(directory: Path, bypass_cache: bool) -> Callable[[str], str]:
+    router = Router.load(directory)
+    options = {"latency_budget_ms": GENEROUS_MS} | ({"cache": False} if bypass_cache else {})
+    return lambda prompt: router.route(prompt, **options).tier
 
 
-def _on_threads(route: Callable[[str], object], prompts: Sequence[str], n_threads: int) -> Callable[[int], object]:
+def _bare() -> Callable[[list[int]], None]:
+    encoder = OnnxEncoder.load("full")
+
+    def run(ids: list[int]) -> None:
+        encoder.run(ids)
+
+    return run
+
+
+def _peer(name: str, n_threads: int | None = None) -> Callable[[str], str | None]:
     import torch
 
-    def call(at: int) -> object:
+    if n_threads is not None:
         torch.set_num_threads(n_threads)
-        return route(prompts[at % len(prompts)])
-
-    return call
+    return PEERS[name](rows())
 
 
-def _asking(port: int, title: str, prompts: Sequence[str], bypass_cache: bool) -> Callable[[int], object]:
-    ours = title in (FULL, STATIC)
+def _asking(
+    port: int, prompts: Sequence[str], kept: list[Answer], ours: bool, bypass_cache: bool
+) -> Callable[[int], object]:
     # A long prompt may not be answered in full within the default budget; what is compared here is the full tier.
     budget_ms = GENEROUS_MS if ours else None
     requests = [request_of(one, bypass_cache=bypass_cache and ours, budget_ms=budget_ms) for one in prompts]
     client = Client(port)
-
-    def call(at: int) -> None:
-        answer = client.ask(requests[at % len(requests)])
-        if answer.status != 200:
-            sys.exit(f"{title} answered {answer.status}: {answer.body[:200]!r}")
-
-    return call
-
-
-def _p50_p99(times: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    return {name: {key: one[key] for key in ("p50", "p99", "max")} for name, one in times.items()}
+    return lambda at: kept.append(client.ask(requests[at % len(requests)]))

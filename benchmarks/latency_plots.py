@@ -59,6 +59,7 @@ def per_load(ladder: dict[str, Any], target: Path) -> None:
     marks = (0.5, 0.9, 0.99, 0.999)
     axes.set_xticks([1 / (1 - one) for one in marks], [f"{100 * one:g} %" for one in marks])
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("share of answers that were at least as fast")
     axes.set_ylabel("ms from send to last byte")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")

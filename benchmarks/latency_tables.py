@@ -126,7 +126,11 @@ def throughput(numbers: dict[str, Any]) -> str:
 
 
 def peers(numbers: dict[str, Any]) -> str:
-    parts = [f"{numbers['n']} prompts each; the first factors are of p50, the second of p99."]
+    failed = sum(sum(found["not_200"].values()) for found in numbers["http"].values() if "not_200" in found)
+    parts = [
+        f"{numbers['n']} prompts each, {failed} requests not answered 200. *Times*: how many times as long as ours it "
+        "takes, at p50 / at p99."
+    ]
     for where, title in (("in_process", "in process"), ("http", "over HTTP")):
         for name, found in numbers[where].items():
             if "latency_ms" in found:

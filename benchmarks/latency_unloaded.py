@@ -55,7 +55,7 @@ def unloaded(
     return {
         "n": n,
         "latency_ms": times,
-        "tiers": {name: _tiers(found) for name, found in answers.items()},
+        "tiers": {name: tier_shares(found) for name, found in answers.items()},
         "not_200": {name: sum(one.status != 200 for one in found) for name, found in answers.items()},
     }
 
@@ -89,13 +89,13 @@ def _of_budget(budget_ms: float, times_ms: list[float], answers: list[Answer]) -
         "not_200": int((~ok).sum()),
         "in_budget": share(ok & (took <= budget_ms)),
         "budget_met_by_server": share(np.array([bool(one.get("budget_met")) for one in read])),
-        "tiers_of_answered": _tiers(answers),
+        "tiers_of_answered": tier_shares(answers),
         "latency_ms": quantiles(took[ok]),
         "quantiles_ms": points(took[ok], QUANTILES),
     }
 
 
-def _tiers(answers: Sequence[Answer]) -> dict[str, float]:
+def tier_shares(answers: Sequence[Answer]) -> dict[str, float]:
     """Return the share of each tier among the answers that name one."""
     counts = Counter(json.loads(one.body).get("tier") for one in answers if one.status == 200)
     total = sum(counts[name] for name in TIERS)

@@ -26,7 +26,7 @@ from http_bytes import HOST, post_request, read_answer
 from numpy.typing import NDArray
 
 LOST_AFTER_S = 2.0
-WARM_CONNECTIONS = 32
+WARM_CONNECTIONS = 64
 MAX_CONNECTIONS = 1000
 PRIORITY = -10
 TIERS = ("full", "static", "prior")

@@ -66,7 +66,7 @@ def summary(answers: Answers, asked: NDArray[np.bool_]) -> dict[str, Any]:
     ok = status == 200
     n, n_ok = len(status), int(ok.sum())
     tiers = answers.tier[asked][ok]
-    degraded = answers.degraded[asked][ok]
+    degraded, elapsed_ms = answers.degraded[asked][ok], answers.elapsed_ms[asked][ok]
     lag = send_lag_of(answers, asked)
     return {
         "offered": n,
@@ -81,6 +81,7 @@ def summary(answers: Answers, asked: NDArray[np.bool_]) -> dict[str, Any]:
         "lost": int((status == 0).sum()),
         "latency_ms": quantiles(times_ms[ok]),
         "quantiles_ms": points(times_ms[ok], QUANTILES),
+        "elapsed_by_server_ms": quantiles(elapsed_ms[~np.isnan(elapsed_ms)]),
         "send_lag_ms": lag,
         "void": is_void(lag),
     }
