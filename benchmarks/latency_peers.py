@@ -15,7 +15,7 @@ import numpy as np
 from http_bytes import Answer, Client
 from latency_unloaded import BARE_FULL, FULL, NOTHING, STATIC, request_of, tier_shares
 from load_summary import quantiles
-from peer_routers import KNN, PEERS, SEMANTIC_ROUTER, rows
+from peer_routers import KNN, SEMANTIC_ROUTER, peer, rows
 from route_latency import measure, rss_mib
 from router_process import interleaved
 from served import serving, serving_artifact, serving_nothing
@@ -26,9 +26,13 @@ from router.encoder import OnnxEncoder
 TURN = 20
 GENEROUS_MS = 10_000.0
 OURS_FULL, OURS_STATIC = "route, full tier", "route, static tier"
-KNN_ONE = "sentence-transformers + scikit-learn kNN, 1 thread"
-KNN_ALL = "sentence-transformers + scikit-learn kNN, default threads"
-PEER_TITLES = {SEMANTIC_ROUTER: SEMANTIC_ROUTER, KNN: KNN_ALL}
+PEERS: dict[str, tuple[str, int | None]] = {
+    "semantic-router, 1 thread": (SEMANTIC_ROUTER, 1),
+    "semantic-router, default threads": (SEMANTIC_ROUTER, None),
+    "sentence-transformers + scikit-learn kNN, 1 thread": (KNN, 1),
+    "sentence-transformers + scikit-learn kNN, default threads": (KNN, None),
+}
+"""What is shown: which peer, and on how many of PyTorch's threads."""
 HERE = Path(__file__).parent
 
 
@@ -41,9 +45,7 @@ def in_process(
         OURS_FULL: partial(_ours, full, bypass_cache),
         OURS_STATIC: partial(_ours, static, bypass_cache),
         BARE_FULL: _bare,
-        SEMANTIC_ROUTER: partial(_peer, SEMANTIC_ROUTER),
-        KNN_ONE: partial(_peer, KNN, 1),
-        KNN_ALL: partial(_peer, KNN),
+        **{title: partial(peer, *one) for title, one in PEERS.items()},
     }
     encoder = OnnxEncoder.load("full")
     # One pass for all sets, since loading takes longer than routing.
@@ -71,9 +73,9 @@ def over_http(
             STATIC: stack.enter_context(serving_artifact(static)),
             NOTHING: stack.enter_context(serving_nothing()),
         }
-        for name, title in PEER_TITLES.items():
+        for title, (name, n_threads) in PEERS.items():
             command = [sys.executable, str(HERE / "peer_routers.py"), name]
-            servers[title] = stack.enter_context(serving(command))
+            servers[title] = stack.enter_context(serving(command + ([str(n_threads)] if n_threads else [])))
         out: dict[str, dict[str, Any]] = {}
         for name, prompts in prompt_sets.items():
             answers: dict[str, list[Answer]] = {title: [] for title in servers}
@@ -96,9 +98,9 @@ def ratios(
     latency_ms: Mapping[str, Mapping[str, float]], ours: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return ours over each peer, p50 and p99: below 1 we are faster."""
-    peers = [one for one in latency_ms if one in (SEMANTIC_ROUTER, KNN_ONE, KNN_ALL)]
+    peers = [one for one in latency_ms if one in PEERS]
     return {
-        own: {peer: {key: latency_ms[own][key] / latency_ms[peer][key] for key in ("p50", "p99")} for peer in peers}
+        own: {other: {key: latency_ms[own][key] / latency_ms[other][key] for key in ("p50", "p99")} for other in peers}
         for own in ours
     }
 
@@ -116,14 +118,6 @@ def _bare() -> Callable[[list[int]], None]:
         encoder.run(ids)
 
     return run
-
-
-def _peer(name: str, n_threads: int | None = None) -> Callable[[str], str | None]:
-    import torch
-
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
-    return PEERS[name](rows())
 
 
 def _asking(

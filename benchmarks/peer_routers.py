@@ -3,7 +3,7 @@
 Needs the extra ``encoders`` and semantic-router. Both embed with all-MiniLM-L6-v2 from a local directory, as their own
 documentation does; what they choose is compared in quality.py, not here. Also a server for each of them:
 
-    python benchmarks/peer_routers.py semantic-router|knn
+    python benchmarks/peer_routers.py semantic-router|knn [N_THREADS]
 """
 
 import hashlib
@@ -103,12 +103,21 @@ PEERS: dict[str, Callable[[Rows], Callable[[str], str | None]]] = {
 }
 
 
+def peer(name: str, n_threads: int | None = None) -> Callable[[str], str | None]:
+    """Return a peer that is ready to route. n_threads: of PyTorch; None: as many as it takes by itself."""
+    import torch
+
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+    return PEERS[name](rows())
+
+
 def main() -> None:
     import uvicorn
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    route = PEERS[sys.argv[1]](rows())
+    route = peer(sys.argv[1], *(int(one) for one in sys.argv[2:]))
 
     class Request(BaseModel):
         prompt: str
