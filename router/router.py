@@ -13,7 +13,7 @@ from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
-from router.index import NO_HITS, Hits, NeighborIndex
+from router.index import NO_HITS, Hits, NeighborIndex, round_points
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
 from router.prompt import fold_messages
@@ -32,7 +32,7 @@ class Router:
     def __init__(self, artifact: RouterArtifact) -> None:
         """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
         self.artifact = artifact
-        self._index = NeighborIndex(artifact.vectors)
+        self._index = NeighborIndex(round_points(artifact.vectors.astype(np.float32)))
         self._knows_sizes = bool((artifact.evidence.sizes != 1.0).any())
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
         # were hardly seen come last.

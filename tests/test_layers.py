@@ -140,7 +140,7 @@ def test_a_fresh_interpreter_loads_nothing_offline() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert {"router", "faiss", "onnxruntime", "tokenizers"} <= loaded
+    assert {"router", "numkong", "onnxruntime", "tokenizers"} <= loaded
     assert not loaded & {*OFFLINE, *ENCODER_MAKERS, "pyarrow", "scipy"}
 
 

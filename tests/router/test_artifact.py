@@ -84,7 +84,7 @@ def test_a_flipped_byte_is_refused_and_the_file_named(copy: Path, name: str, whe
 
 
 @pytest.mark.parametrize(
-    "old", ['"chef-large"', '"ROUTE"', '"n_rows": 150', '"cosine"', '"scores"', '"tier": "static"']
+    "old", ['"chef-large"', '"ROUTE"', '"n_rows": 150', '"cosine-int8"', '"scores"', '"tier": "static"']
 )
 def test_the_manifest_vouches_for_itself(copy: Path, old: str) -> None:
     text = (copy / "manifest.json").read_text()

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from router.estimate import estimate
-from router.index import Hits, NeighborIndex
+from router.index import Hits, NeighborIndex, round_points
 from router.policy import Field, choose
 from router.space import Space
 from router.types import Policy, Verdict
@@ -127,7 +127,7 @@ def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkey
             intents=whole.intents[held.train],
             sizes=whole.sizes[held.train],
         )
-        neighbors = NeighborIndex(place.vectors[held.train].astype(np.float16))
+        neighbors = NeighborIndex(round_points(place.vectors[held.train]))
         settings = config.settings(place.far, kind)
         utility = loss = 0.0
         near_tie = False

@@ -9,7 +9,7 @@ import pytest
 
 from router.encoder import OnnxEncoder
 from router.estimate import estimate, relative_size
-from router.index import NO_HITS, NeighborIndex
+from router.index import NO_HITS, NeighborIndex, round_points
 from router.router import Router
 from router.types import Policy
 from training.build import train
@@ -79,7 +79,7 @@ def test_held_out_rows_are_estimated_as_serving_would(
         whole, h=whole.h[learnt], g=whole.g[learnt], intents=whole.intents[learnt], sizes=whole.sizes[learnt]
     )
     settings = chosen.settings(place.far, table.kind)
-    index = NeighborIndex(place.vectors[learnt].astype(np.float16))
+    index = NeighborIndex(round_points(place.vectors[learnt]))
     n_unreadable = 0
     for at, row in enumerate(held.asked.tolist()):
         unreadable = encoder.encode(table.texts[row]).unknown_share > settings.max_unknown_share
