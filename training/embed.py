@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from router.encoder import Encoder
 from router.errors import ConfigError
 from router.features import surface_features
+from router.index import round_points, unit_points
 from router.prompt import prompt_hash
 from router.space import fit_space
 from training.hold_out import Far, Place
@@ -125,7 +126,7 @@ def make_places(
     for weight in feature_weights:
         space = fit_space(embedded.vectors, embedded.features, weight)
         # Rounded as the artifact will store them, so that training and serving see the same similarities.
-        vectors = space.place_all(embedded.vectors, embedded.features).astype(np.float16).astype(np.float32)
+        vectors = unit_points(round_points(space.place_all(embedded.vectors, embedded.features)))
         usual = float(np.median(_nearest_other(vectors)))
         others = vectors[:N_JUNK] @ vectors.T
         others[np.arange(len(others)), np.arange(len(others))] = -np.inf
