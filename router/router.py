@@ -13,7 +13,7 @@ from router.artifact import RouterArtifact, load_artifact
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
-from router.index import NO_HITS, Hits, NeighborIndex, round_points
+from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
 from router.prompt import fold_messages
@@ -32,12 +32,12 @@ class Router:
     def __init__(self, artifact: RouterArtifact) -> None:
         """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
         self.artifact = artifact
-        self._index = NeighborIndex(round_points(artifact.vectors.astype(np.float32)))
-        self._knows_sizes = bool((artifact.evidence.sizes != 1.0).any())
+        self._index = NeighborIndex(artifact.best.vectors)
+        self._knows_sizes = bool((artifact.best.evidence.sizes != 1.0).any())
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
         # were hardly seen come last.
-        self._fixed_quality = prior_quality(artifact.evidence)
-        self._fixed_quality[~well_tested(artifact.evidence)] -= 1.0
+        self._fixed_quality = prior_quality(artifact.best.evidence)
+        self._fixed_quality[~well_tested(artifact.best.evidence)] -= 1.0
         best_fixed = artifact.models.index(artifact.best_fixed)
         self._fixed_quality[best_fixed] = np.nextafter(self._fixed_quality.max(), np.inf)
         for text in WARM_UP_PROMPTS:
@@ -75,28 +75,28 @@ class Router:
         if not text.strip():
             raise PromptError("the prompt is empty")
         core = artifact.template.strip(text)
-        encoding = artifact.encoder.encode(core)
+        encoding = artifact.best.encoder.encode(core)
         # What is unknown adds nothing to a vector, which then lies where the few known tokens happen to point.
-        unreadable = encoding.unknown_share > artifact.settings.max_unknown_share
+        unreadable = encoding.unknown_share > artifact.best.settings.max_unknown_share
         hits = NO_HITS if unreadable else self._search(encoding.vector, core)
-        size = float(relative_size(hits, artifact.evidence, artifact.settings)) if self._knows_sizes else 1.0
+        size = float(relative_size(hits, artifact.best.evidence, artifact.best.settings)) if self._knows_sizes else 1.0
         costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text, size)
         field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
-        local = estimate(hits, artifact.evidence, artifact.settings, fixed=max(field.fixed, 0))
+        local = estimate(hits, artifact.best.evidence, artifact.best.settings, fixed=max(field.fixed, 0))
         choice = choose(
             local,
             field,
             policy,
             verdict=artifact.verdict,
             willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
-            guard_z=artifact.settings.guard_z,
+            guard_z=artifact.best.settings.guard_z,
             unreadable=unreadable,
         )
         unknown_share = encoding.unknown_share if unreadable else 0.0
         return self._decision(deadline, policy, field, hits, local, choice, unknown_share)
 
     def _search(self, vector: Embedding, core: str) -> Hits:
-        return self._index.search(self.artifact.space.place(vector, core), self.artifact.settings.n_neighbors)
+        return self._index.search(self.artifact.best.space.place(vector, core), self.artifact.best.settings.n_neighbors)
 
     def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
         if policy.willingness_to_pay_usd is not None:
@@ -127,15 +127,15 @@ class Router:
             "strategies": dict(artifact.strategies),
             "default_strategy": artifact.default_strategy,
             "verdict": {"label": artifact.verdict.label, "text": artifact.verdict.text},
-            "kind": artifact.evidence.kind,
-            "n_rows": len(artifact.vectors),
+            "kind": artifact.best.evidence.kind,
+            "n_rows": artifact.n_rows,
             "intents": list(artifact.intents),
             "intents_from": artifact.intents_from,
             "encoder": {
-                "name": artifact.encoder.settings.name,
-                "tier": artifact.encoder.settings.tier,
-                "dim": artifact.encoder.settings.dim,
-                "id": artifact.encoder.id,
+                "name": artifact.best.encoder.settings.name,
+                "tier": artifact.best.encoder.settings.tier,
+                "dim": artifact.best.encoder.settings.dim,
+                "id": artifact.best.encoder.id,
             },
             "prompts_stored": artifact.prompts is not None,
             "report": artifact.report,
@@ -166,7 +166,7 @@ class Router:
             fallbacks=tuple(one.model for one in estimates if one.model != model),
             excluded=field.excluded,
             neighbors=self._neighbors(hits),
-            tier=artifact.encoder.settings.tier,
+            tier=artifact.best.encoder.settings.tier,
             degraded=False,
             latency_budget_ms=deadline.budget_ms,
             elapsed_ms=elapsed_ms,
@@ -198,7 +198,7 @@ class Router:
         found = zip(
             rows.tolist(),
             hits.similarities[:SHOWN_NEIGHBORS].tolist(),
-            artifact.evidence.intents[rows].tolist(),
+            artifact.best.evidence.intents[rows].tolist(),
             artifact.won[rows].tolist(),
             strict=True,
         )
@@ -217,7 +217,7 @@ class Router:
         if weights.size == 0 or not weights.any():
             return None
         best = int(np.argmax(weights))
-        n_carrying = int(np.count_nonzero(self.artifact.evidence.intents[hits.rows] == best))
+        n_carrying = int(np.count_nonzero(self.artifact.best.evidence.intents[hits.rows] == best))
         return Intent(
             label=self.artifact.intents[best],
             confidence=float(weights[best]),
