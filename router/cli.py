@@ -260,7 +260,7 @@ def _train(args: argparse.Namespace) -> int:
     _say_refused(log)
     _say_unpriced(artifact, profiles)
     print(report.render())
-    print(f"wrote {args.out} (artifact {artifact.id}, {len(artifact.vectors)} rows, {len(artifact.models)} models)")
+    print(f"wrote {args.out} (artifact {artifact.id}, {artifact.n_rows} rows, {len(artifact.models)} models)")
     if args.json:
         _print_json({**report.to_json(), "artifact_id": artifact.id})
     return 0
@@ -346,7 +346,7 @@ def _show(args: argparse.Namespace) -> int:
 def _intents(args: argparse.Namespace) -> int:
     artifact = load_artifact(args.artifact)
     standings = intent_standings(artifact)
-    n_without = len(artifact.vectors) - sum(one.n_rows for one in standings)
+    n_without = artifact.n_rows - sum(one.n_rows for one in standings)
     if args.json:
         _print_json(
             {
@@ -360,7 +360,7 @@ def _intents(args: argparse.Namespace) -> int:
         return 0
     if standings:
         print(render_standings(standings, artifact.best_fixed))
-    without = f"; {n_without} of {len(artifact.vectors)} rows have no intent" if standings and n_without else ""
+    without = f"; {n_without} of {artifact.n_rows} rows have no intent" if standings and n_without else ""
     print(f"intents    {INTENTS_FROM[artifact.intents_from]}{without}")
     return 0
 

@@ -8,7 +8,7 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from router.artifact import RouterArtifact, Tier
+from router.artifact import RouterArtifact
 from router.deadline import Deadline
 from router.encoder import Encoding
 from router.errors import PolicyError
@@ -16,6 +16,7 @@ from router.estimate import LocalEstimate, estimate, prior_quality, relative_siz
 from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
+from router.tier import Tier
 from router.types import Decision, Estimate, Intent, Neighbor, Policy
 
 PRIOR = "prior"

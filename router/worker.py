@@ -20,8 +20,8 @@ class Ticket:
     """One prompt that waits for the encoder. Times in ms on the clock of router.deadline.
 
     needed_by_ms: when the encoding must be done. cost_ms: what it is expected to take. encoding: there once it is
-    done; failed: the encoder refused it; neither: it was left out, or is not done yet. took_ms, done_ms: what encoding took, and
-    when it was done.
+    done; failed: the encoder refused it; neither: it was left out, or is not done yet. took_ms, done_ms: what encoding
+    took, and when it was done.
     """
 
     ids: list[int]

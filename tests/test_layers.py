@@ -18,6 +18,7 @@ LAYERS = {
     "router.prompt": 0,
     "router.features": 0,
     "router.deadline": 0,
+    "router.files": 0,
     "router.artifact": 1,
     "router.encoder": 1,
     "router.index": 1,
@@ -26,6 +27,7 @@ LAYERS = {
     "router.policy": 1,
     "router.profiles": 1,
     "router.space": 1,
+    "router.tier": 1,
     "router.session": 1,
     "router.intents": 2,
     "router.router": 2,
@@ -35,19 +37,25 @@ LAYERS = {
     "router.cli_encoder": 3,
     "router.cli": 4,
 }
-# Layer-1 rooms meet in router.router. The exceptions: the artifact reads and writes the others' plain values, and
-# three rooms take values that others give.
+# Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
+# values, and three rooms take values that others give.
 SIDEWAYS = {
     ("router.prompt", "router.errors"),
-    ("router.artifact", "router.encoder"),
+    ("router.files", "router.errors"),
+    ("router.files", "router.types"),
     ("router.artifact", "router.estimate"),
     ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
-    ("router.artifact", "router.space"),
+    ("router.artifact", "router.tier"),
     ("router.estimate", "router.index"),
     ("router.pins", "router.encoder"),
     ("router.pins", "router.index"),
     ("router.policy", "router.estimate"),
+    ("router.tier", "router.encoder"),
+    ("router.tier", "router.estimate"),
+    ("router.tier", "router.index"),
+    ("router.tier", "router.pins"),
+    ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
 COMMAND_LINES = ("router.cli", "router.cli_encoder")

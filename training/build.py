@@ -11,8 +11,10 @@ from router.artifact import HASH_BYTES, RouterArtifact
 from router.encoder import OnnxEncoder
 from router.errors import DataError
 from router.estimate import to_quality
+from router.index import round_points
 from router.profiles import expected_costs_usd
 from router.prompt import find_template, prompt_hash
+from router.tier import Tier
 from router.types import ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.cost import learned_profiles, row_sizes
@@ -140,25 +142,28 @@ def train(
         seed=seed,
     )
     report = held_out.report
-    artifact = RouterArtifact(
-        models=table.models,
+    tier = Tier(
         encoder=loaded,
         space=place.space,
-        vectors=place.vectors.astype(np.float16),
+        vectors=round_points(place.vectors),
         evidence=evidence,
+        settings=settings,
+        verdict=report.verdict,
+        strategies=held_out.strategies,
+        report=report.to_json(),
+    )
+    artifact = RouterArtifact(
+        models=table.models,
+        tiers=(tier,),
         won=_won(table),
         prompt_hashes=_hashes(table),
         intents=table.intent_names,
         intents_from=plan.source,
         intent_quality=_intent_quality(table),
-        settings=settings,
         template=template,
         profiles=priced,
-        verdict=report.verdict,
         best_fixed=model,
-        strategies=held_out.strategies,
         default_strategy=held_out.default_strategy,
-        report=report.to_json(),
         prompts=_stored(table, store_prompts),
     )
     return artifact, report

@@ -223,7 +223,7 @@ def judge_log(
             expected[at] = np.nan if one.cost_usd is None else one.cost_usd
     best_fixed = _best_known_fixed(artifact, table.models)
     # The outcome model of the value must speak the log's unit: logits for battles, 0..1 for scores.
-    if table.kind == artifact.evidence.kind:
+    if table.kind == artifact.best.evidence.kind:
         evidence = _prior_of(artifact, [artifact.models.index(model) for model in table.models])
     else:
         evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
@@ -236,13 +236,13 @@ def judge_log(
         quality=quality,
         support=support,
         lead_error=lead_error,
-        guard_z=artifact.settings.guard_z,
+        guard_z=artifact.best.settings.guard_z,
         costs_usd=costs_of(table, expected),
         expected_costs_usd=expected,
         intents=intents,
         nearest=nearest,
         trained_on=_trained_on(artifact, table.texts),
-        groups=near_duplicate_groups(np.stack([artifact.encoder.encode(text).vector for text in table.texts])),
+        groups=near_duplicate_groups(np.stack([artifact.best.encoder.encode(text).vector for text in table.texts])),
         artifact_id=artifact.id,
         artifact_intents=artifact.intents,
         unknown_models=tuple(sorted(set(log.models) - known)),
@@ -271,12 +271,12 @@ def _trained_on(artifact: RouterArtifact, texts: Sequence[str]) -> NDArray[np.bo
 def _best_known_fixed(artifact: RouterArtifact, models: Sequence[str]) -> str:
     if artifact.best_fixed in models:
         return artifact.best_fixed
-    return max(models, key=lambda model: float(artifact.evidence.prior[artifact.models.index(model)]))
+    return max(models, key=lambda model: float(artifact.best.evidence.prior[artifact.models.index(model)]))
 
 
 def _prior_of(artifact: RouterArtifact, columns: list[int]) -> Evidence:
     """Return the artifact's priors alone, for these columns: the outcome model of the value."""
-    evidence = artifact.evidence
+    evidence = artifact.best.evidence
     nothing = np.zeros((0, len(columns)), dtype=np.float32)
     return Evidence(
         kind=evidence.kind,

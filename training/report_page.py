@@ -417,10 +417,10 @@ def _made(artifact: RouterArtifact, report: Report) -> str:
     trained = artifact.report.get("verdict", {})
     facts = [
         ("whichmodel", __version__),
-        ("artifact", f"{artifact.id or '(unwritten)'}, {len(artifact.vectors)} rows, {len(artifact.models)} models"),
+        ("artifact", f"{artifact.id or '(unwritten)'}, {artifact.n_rows} rows, {len(artifact.models)} models"),
         ("verdict in training", str(trained.get("text", "")) if isinstance(trained, dict) else ""),
         ("the router's setting", _strategy(artifact)),
-        ("encoder", f"{artifact.encoder.settings.name} ({artifact.encoder.settings.tier} tier)"),
+        ("encoder", f"{artifact.best.encoder.settings.name} ({artifact.best.encoder.settings.tier} tier)"),
         ("models of the log left out", ", ".join(report.details.get("unknown_models", [])) or "none"),
         ("intervals", f"{N_DRAWS} resamples of prompts for AIQ, APGR, CPT and calibration (seed {SEED}); else normal"),
     ]

@@ -130,7 +130,7 @@ def test_prompts_are_kept_off_unless_asked_for(artifact: RouterArtifact, tmp_pat
 
 def test_an_artifact_that_stores_prompts_shows_as_much_as_it_stores(artifact: RouterArtifact, tmp_path: Path) -> None:
     log = log_of(artifact.models)
-    n_rows = len(artifact.vectors)
+    n_rows = artifact.n_rows
     html, _ = write(tmp_path, replace(artifact, prompts=("p" * 30,) * n_rows), log)
     assert SECRET[:29] in html and SECRET[:31] not in html
     html, _ = write(tmp_path, replace(artifact, prompts=("p" * 5000,) * n_rows), log)
@@ -205,7 +205,8 @@ def with_curve(artifact: RouterArtifact, rows_needed: int | None, **details: obj
         for n, mean in ((37, 0.0), (75, 0.01), (150, 0.025))
     ]
     written = {"learning_curve": points, "rows_needed": rows_needed, "margin": 0.01, **details}
-    return replace(artifact, report={**artifact.report, "n_prompts": 150, "details": written})
+    report = {**artifact.report, "n_prompts": 150, "details": written}
+    return replace(artifact, tiers=(replace(artifact.best, report=report),))
 
 
 def test_would_more_data_help(artifact: RouterArtifact, tmp_path: Path) -> None:

@@ -30,8 +30,7 @@ FAR = Far(usual_similarity=0.7, far_temperature=0.3)
 
 def place_of(weight: float, seed: int) -> Place:
     vectors = np.random.default_rng(seed).normal(size=(N_ROWS, DIM)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = unit_points(round_points(vectors.astype(np.float32)))  # as the artifact stores them
+    vectors = unit_points(round_points(vectors))  # as the artifact stores them
     space = Space(np.zeros(DIM, dtype=np.float32), np.zeros(1), np.ones(1), weight)
     return Place(space, vectors, FAR)
 
