@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from fake_service import Client
 from starlette.routing import Route
 
 from router.service import body, schema, server
 from router.service.config import read_config
+from router.service.metrics import Metrics
 from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
 from router.service.settings import SETTINGS, Setting, Settings
 
@@ -88,6 +90,35 @@ def test_the_example_of_check_config_is_what_is_printed(tmp_path: Path, monkeypa
     Path("whichmodel.toml").write_text(section("Settings").split("```toml\n")[1].split("```")[0])
     printed = read_config("whichmodel.toml", {"WHICHMODEL_API_KEYS": "a,b"}, {"port": 9000}).render()
     assert shown[:-1] == printed.splitlines()
+
+
+def test_every_metric_is_named_with_its_type() -> None:
+    def zero() -> float:
+        return 0
+
+    metrics = Metrics(
+        artifact_id="x",
+        verdict="ROUTE",
+        tiers=("static",),
+        queue_length=zero,
+        encoder_waiting=zero,
+        in_flight=zero,
+        cache_entries=zero,
+    )
+    exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.render().decode(), re.MULTILINE))
+    named = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Metrics"), re.MULTILINE))
+    assert named == {name: kind for name, kind in exposed.items() if name.startswith("whichmodel_")}
+    assert set(re.findall(r"`(process_\w+)`", section("Metrics"))) <= set(exposed)
+    outcomes = set(re.findall(r'outcome="(\w+)"', metrics.render().decode()))
+    assert all(f"`{outcome}`" in section("Metrics") for outcome in outcomes)
+
+    scrape, alerts = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", section("Metrics"), re.DOTALL))
+    assert scrape["scrape_configs"]
+    for rule in alerts["groups"][0]["rules"]:
+        assert set(re.findall(r"whichmodel_\w+", rule["expr"])) <= set(exposed)
+        assert {
+            one for found in re.findall(r'outcome=~?"([\w|]+)"', rule["expr"]) for one in found.split("|")
+        } <= outcomes
 
 
 @pytest.mark.parametrize(
