@@ -1,7 +1,9 @@
 """docs/service.md says what the code does: paths, fields, settings, limits, statuses, and examples that work."""
 
 import json
+import logging
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from starlette.routing import Route
 
 from router.service import body, schema, server
 from router.service.config import read_config
+from router.service.logs import logging_config
 from router.service.metrics import Metrics
 from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
 from router.service.settings import SETTINGS, Setting, Settings
@@ -119,6 +122,16 @@ def test_every_metric_is_named_with_its_type() -> None:
         assert {
             one for found in re.findall(r'outcome=~?"([\w|]+)"', rule["expr"]) for one in found.split("|")
         } <= outcomes
+
+
+def test_the_log_lines_are_in_their_forms() -> None:
+    form = {"text": r"```text\n(.*)\n```", "json": r"```jsonl\n(.*)\n```"}
+    for log_format, pattern in form.items():
+        record = logging.makeLogRecord({"name": "router.service.app", "levelname": "ERROR", "error_id": "3b1f0c9a"})
+        record.msg, record.args = "unexpected %s", ("RuntimeError",)
+        record.created = datetime(2026, 1, 31, 9, 30, 0, 123_000, UTC).timestamp()
+        formatter = logging_config(Settings())["formatters"][log_format]["()"]()
+        assert re.findall(pattern, section("Logs")) == [formatter.format(record)]
 
 
 @pytest.mark.parametrize(
