@@ -76,6 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
+    _say_misspelt()
     from router.service.server import serve  # FastAPI takes a second to import
 
     serve(Router.load(settings.artifact), settings, announce=lambda line: print(line, flush=True))
@@ -86,11 +87,16 @@ def _check(config: Config) -> int:
     settings = config.settings
     check_bind(settings.host, settings.api_keys)
     artifact = load_artifact(settings.artifact) if settings.artifact is not None else None
-    for line in misspelt_variables(os.environ):
-        print(f"whichmodel: {line}", file=sys.stderr)
+    _say_misspelt()
     print(config.render())
     if artifact is None:
         print("ok: the settings are in order; no artifact was named")
     else:
         print(f"ok: the settings are in order; artifact {artifact.id} is whole, its verdict {artifact.verdict.label}")
     return 0
+
+
+def _say_misspelt() -> None:
+    """Warn of variables that are nearly settings: one that names no key would leave the service open in silence."""
+    for line in misspelt_variables(os.environ):
+        print(f"whichmodel: {line}", file=sys.stderr)
