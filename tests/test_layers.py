@@ -35,7 +35,8 @@ LAYERS = {
     "router.service": 3,
     "router.arguments": 0,
     "router.cli_encoder": 3,
-    "router.cli": 4,
+    "router.cli_serve": 4,
+    "router.cli": 5,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
 # values, and three rooms take values that others give.
@@ -58,7 +59,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
