@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.deadline import now_ms
 
@@ -155,45 +154,6 @@ async def watch_loop(metrics: Metrics) -> None:
         due_ms = now_ms() + WATCH_PERIOD_MS
         await asyncio.sleep(WATCH_PERIOD_MS / 1000)
         metrics.loop_lagged(max(0.0, now_ms() - due_ms))
-
-
-class CountUnanswered:
-    """ASGI middleware: counts every request to ``/route`` that ends otherwise than with 200; the endpoint counts those.
-
-    It stands before the check of keys, so that 401 is counted, too.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass every request on."""
-        if scope["type"] != "http" or scope["path"] != "/route":
-            await self.app(scope, receive, send)
-            return
-        status = 500  # what an exception becomes further out
-        gone = False
-
-        async def watched_receive() -> Message:
-            nonlocal gone
-            message = await receive()
-            gone = gone or message["type"] == "http.disconnect"
-            return message
-
-        async def watched_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, watched_receive, watched_send)
-        finally:
-            if gone and status != 200:
-                self.metrics.client_gone()
-            elif status != 200:
-                self.metrics.refused(status)
 
 
 class _RecentShare:

@@ -1,7 +1,6 @@
 """Metrics: what a scripted sequence of requests leaves in the text that Prometheus reads."""
 
 import asyncio
-import contextlib
 import math
 import re
 import threading
@@ -15,7 +14,6 @@ from router.service.metrics import (
     CONTENT_TYPE,
     LATENCY_BUCKETS_S,
     WATCH_PERIOD_MS,
-    CountUnanswered,
     Metrics,
     watch_loop,
 )
@@ -180,56 +178,3 @@ def test_a_blocked_event_loop_is_seen_and_the_maximum_begins_anew_at_every_scrap
     assert first["whichmodel_event_loop_lag_seconds_sum", ()] >= 0.2
     assert scene.value("event_loop_lag_max_seconds") == 0
     assert scene.value("event_loop_lag_seconds_count") >= 1
-
-
-@pytest.mark.parametrize(
-    ("path", "sent", "received", "raised", "counted"),
-    [
-        ("/route", 200, "http.request", None, {}),
-        ("/route", 422, "http.request", None, {"refused": 1}),
-        ("/route", 401, None, None, {"refused": 1}),
-        ("/route", 429, "http.request", None, {"shed": 1}),
-        ("/route", None, "http.request", ZeroDivisionError, {"failed": 1}),
-        ("/route", 400, "http.disconnect", None, {"client_gone": 1}),
-        ("/route", None, "http.disconnect", None, {"client_gone": 1}),
-        ("/route", None, "http.disconnect", asyncio.CancelledError, {"client_gone": 1}),
-        ("/route", 200, "http.disconnect", None, {}),
-        ("/other", 404, "http.request", None, {}),
-    ],
-)
-def test_what_is_not_answered_is_counted_once(
-    scene: Scene, path: str, sent: int | None, received: str | None, raised: type[BaseException] | None, counted: dict
-) -> None:
-    async def app(scope, receive, send) -> None:
-        if received is not None:
-            await receive()
-        if sent is not None:
-            await send({"type": "http.response.start", "status": sent})
-            await send({"type": "http.response.body"})
-        if raised is not None:
-            raise raised
-
-    async def receive() -> dict:
-        return {"type": received}
-
-    async def send(message: dict) -> None:
-        pass
-
-    app = CountUnanswered(app, scene.metrics)
-    with pytest.raises(raised) if raised else contextlib.nullcontext():
-        asyncio.run(app({"type": "http", "path": path}, receive, send))
-    assert {
-        dict(labels)["outcome"]: n
-        for (name, labels), n in scene.read().items()
-        if name.endswith("requests_total") and n
-    } == counted
-
-
-def test_other_protocols_pass(scene: Scene) -> None:
-    seen = []
-
-    async def app(scope, receive, send) -> None:
-        seen.append(scope["type"])
-
-    asyncio.run(CountUnanswered(app, scene.metrics)({"type": "lifespan"}, None, None))
-    assert seen == ["lifespan"]

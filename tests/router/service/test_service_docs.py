@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_service import Client
+from fake_service import MODELS, Client, start_server, stop_server
 from starlette.routing import Route
 
+from router import client as http_client
 from router.service import body, schema, server
 from router.service.config import read_config
 from router.service.logs import logging_config
@@ -149,6 +150,8 @@ def test_the_log_lines_are_in_their_forms() -> None:
         f"| nesting of the JSON | {body.MAX_DEPTH} |",
         f"| values in the JSON | {body.MAX_VALUES:,} |",
         f"at most {body.MAX_INTEGER_CHARS} characters |",
+        f"or is longer than {http_client.MAX_ANSWER_BYTES:,} bytes",
+        f"keeps up to {http_client.MAX_IDLE_CONNECTIONS} idle connections",
     ],
 )
 def test_every_limit_is_the_one_in_force(text: str) -> None:
@@ -165,3 +168,16 @@ def test_the_examples_work(client: Client) -> None:
     assert (
         client.route({"prompt": "x", "latency_budget_ms": "x"}).json == ErrorAnswer.model_validate(error).model_dump()
     )
+
+
+def test_the_example_of_the_client_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(from router\.client .*?)```", PAGE, re.DOTALL)
+    started = start_server({})
+    try:
+        # This machine may be busy: what the example shows is not its time.
+        exec(example.replace(":8080", f":{started.port}").replace("timeout_ms=100", "timeout_ms=10_000"), names := {})
+        names["client"].close()
+    finally:
+        logged = stop_server(started)
+    model, decided = capsys.readouterr().out.splitlines()
+    assert (model, decided.split()[0], logged) == (MODELS[0], "best", "")
