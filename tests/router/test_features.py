@@ -91,8 +91,23 @@ def test_other_features_need_another_name() -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    ["```", "def ", "class ", "import ", "return", "function", "; \n", "#include", "SELECT ", "not", "NO", "never"]
-    + ["Except", "cannot", "neither", "nor", "WITHOUT", "don't", "wİthout", "neıther", "ne", "x", " ", ".", "\n", "é"]
+    (
+        *(
+            "```",
+            "def ",
+            "class ",
+            "import ",
+            "return",
+            "function",
+            "; \n",
+            "#include",
+            "SELECT ",
+            "not",
+            "NO",
+            "never",
+        ),
+        *("Except", "cannot", "neither", "nor", "WITHOUT", "don't", "wİthout", "neıther", "ne", "x", " ", ".", "é"),
+    )
 )
 
 
