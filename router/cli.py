@@ -14,10 +14,12 @@ from router.arguments import amount, budget_ms, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.cli_serve import add_serve
+from router.encoder import TIERS
 from router.errors import ConfigError, DataError, RouterError
 from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
 from router.router import Router
+from router.tier import Tier
 from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
 
 EPILOG = """examples:
@@ -135,8 +137,9 @@ def _add_train(commands: Commands) -> None:
     train.add_argument(
         "--encoder",
         default="static",
-        metavar="static|DIR",
-        help="static (default: microseconds), full (milliseconds, tells intents apart better), or an encoder directory",
+        metavar="static|full|both|DIR",
+        help="static (default: microseconds), full (milliseconds, tells intents apart better), both (an artifact with a"
+        " tier of each), or an encoder directory",
     )
     train.add_argument("--seed", type=seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(
@@ -172,6 +175,7 @@ def _add_eval(commands: Commands) -> None:
     evaluate = _command(commands, "eval", _eval, "measure an artifact on a separate log, against the fixed models")
     evaluate.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_log_options(evaluate)
+    evaluate.add_argument("--tier", choices=TIERS, help="judge this tier of the artifact (default: its best)")
     evaluate.add_argument(
         "--margin",
         type=amount,
@@ -260,7 +264,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     if args.report is not None:
         check_directory(args.report)
-    artifact = Router.load(args.artifact).artifact
+    artifact = load_artifact(args.artifact).only(args.tier)
     log = _load_log(args)
     with _Bars() as bars:
         judged = judge_log(artifact, log, progress=bars.show)
@@ -300,21 +304,36 @@ def _route(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    about = Router.load(args.artifact).describe()
+    router = Router.load(args.artifact)
+    about, tiers = router.describe(), [_tier_json(one) for one in router.artifact.tiers]
     if args.json:
-        _print_json(about)
+        _print_json({**about, "tiers": tiers})
         return 0
-    report = about["report"]
-    encoder = about["encoder"]
     print(f"artifact   {about['artifact_id']}")
-    print(f"encoder    {encoder['name']} ({encoder['tier']} tier, {encoder['dim']} dimensions, {encoder['id'][:12]})")
+    for tier in tiers:
+        print(
+            f"{tier['tier']:<10} {tier['name']} ({tier['dim']} dimensions, {tier['id'][:12]}); "
+            f"gain {_interval(tier['gain'])}; {tier['verdict']['label']}"
+        )
     print(f"rows       {about['n_rows']} prompts, {about['kind']}; prompts stored: {about['prompts_stored']}")
     print(f"models     {', '.join(about['models'])}")
     print(f"intents    {', '.join(about['intents']) or 'none'} ({INTENTS_FROM[about['intents_from']]})")
     print(f"best fixed {about['best_fixed']}")
-    print(f"gain       {_interval(report['gain'])}, {report['protocol']}")
+    print(f"held out   {about['report']['protocol']}")
     print(about["verdict"]["text"])
     return 0
+
+
+def _tier_json(tier: Tier) -> JsonObject:
+    encoder = tier.encoder.settings
+    return {
+        "tier": tier.name,
+        "name": encoder.name,
+        "dim": encoder.dim,
+        "id": tier.encoder.id,
+        "gain": tier.report.get("gain"),
+        "verdict": {"label": tier.verdict.label, "text": tier.verdict.text},
+    }
 
 
 def _intents(args: argparse.Namespace) -> int:

@@ -420,7 +420,7 @@ def _made(artifact: RouterArtifact, report: Report) -> str:
         ("artifact", f"{artifact.id or '(unwritten)'}, {artifact.n_rows} rows, {len(artifact.models)} models"),
         ("verdict in training", str(trained.get("text", "")) if isinstance(trained, dict) else ""),
         ("the router's setting", _strategy(artifact)),
-        ("encoder", f"{artifact.best.encoder.settings.name} ({artifact.best.encoder.settings.tier} tier)"),
+        ("tier judged", f"{artifact.best.name}, encoder {artifact.best.encoder.settings.name}"),
         ("models of the log left out", ", ".join(report.details.get("unknown_models", [])) or "none"),
         ("intervals", f"{N_DRAWS} resamples of prompts for AIQ, APGR, CPT and calibration (seed {SEED}); else normal"),
     ]
