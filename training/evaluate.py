@@ -212,7 +212,7 @@ def judge_log(
     nearest = np.zeros(len(table))
     router, policy = Router(artifact), Policy(candidates=table.models, route_anyway=True)
     for row, text in enumerate(table.originals):
-        decision = router.route(text, policy)
+        decision = router.answer_of(artifact.best.name, text, policy)
         if progress is not None:
             progress("routing", row + 1, len(table))
         choices[row] = column[decision.model]
