@@ -61,6 +61,8 @@ def field_of(
     Raises:
         PolicyError: none is left and the policy names no fallback.
     """
+    if policy.candidates is None and not policy.exclude and policy.max_cost_usd is None:
+        return Field(np.ones(len(models), dtype=bool), costs_usd, (), int(fixed_quality.argmax()))
     excluded = [
         exclusion
         for model, cost in zip(models, costs_usd.tolist(), strict=True)

@@ -44,8 +44,9 @@ class Rung:
         self.tier = tier
         self._degraded = degraded
         self._index = NeighborIndex(tier.vectors)
-        priced = any(one.cost_usd(0) is not None for one in artifact.profiles.values())
-        self._sizes_matter = priced and bool((tier.evidence.sizes != 1.0).any())
+        self._priced = any(one.cost_usd(0) is not None for one in artifact.profiles.values())
+        self._sizes_matter = self._priced and bool((tier.evidence.sizes != 1.0).any())
+        self._no_costs_usd = np.full(len(artifact.models), np.nan)
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
         # were hardly seen come last.
         self._fixed_quality = prior_quality(tier.evidence)
@@ -72,8 +73,10 @@ class Rung:
         elif encoding is not None:
             point, blind = tier.space.place(encoding.vector, question.core), ""
             hits = self._index.search(point, settings.n_neighbors)
-        size = float(relative_size(hits, evidence, settings)) if self._sizes_matter else 1.0
-        costs_usd = expected_costs_usd(artifact.profiles, artifact.models, question.text, size)
+        costs_usd = self._no_costs_usd
+        if self._priced:
+            size = float(relative_size(hits, evidence, settings)) if self._sizes_matter else 1.0
+            costs_usd = expected_costs_usd(artifact.profiles, artifact.models, question.text, size)
         field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
         local = estimate(hits, evidence, settings, fixed=max(field.fixed, 0))
         choice = choose(
