@@ -53,9 +53,7 @@ def check_content_headers(content_type: bytes | None, content_encoding: bytes | 
             raise BodyError(415, "media_type", "the charset must be utf-8")
 
 
-async def read_body(
-    receive: Receive, content_length: bytes | None, *, max_bytes: int, chunk_timeout_s: float
-) -> bytes:
+async def read_body(receive: Receive, content_length: bytes | None, *, max_bytes: int, chunk_timeout_s: float) -> bytes:
     """Return the whole body.
 
     Raises:
