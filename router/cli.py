@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +13,7 @@ from router import __version__
 from router.arguments import amount, budget_ms, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
+from router.cli_serve import add_serve
 from router.encoder import TIERS
 from router.errors import ConfigError, DataError, RouterError
 from router.intents import IntentStanding, intent_standings
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_route(commands)
-    _add_serve(commands)
+    add_serve(commands, _command)
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(show)
@@ -219,20 +220,6 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
 
 
-def _add_serve(commands: Commands) -> None:
-    serve = _command(
-        commands,
-        "serve",
-        _serve,
-        "answer POST /route over HTTP",
-        "environment: WHICHMODEL_API_KEYS (comma-separated) or WHICHMODEL_API_KEYS_FILE, and the other settings of\n"
-        "docs/service.md. Without a key the service binds to loopback addresses only.",
-    )
-    serve.add_argument("artifact", help="directory written by 'whichmodel train --out'")
-    serve.add_argument("--host", help="address to bind to (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to bind to; 0 takes a free one (default 8080)")
-
-
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="look at preference logs", description="Look at preference logs.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -312,19 +299,6 @@ def _route(args: argparse.Namespace) -> int:
             _print_json(decision.to_json(explain=args.explain))
         else:
             print(render_decision(decision, explain=args.explain))
-    return 0
-
-
-def _serve(args: argparse.Namespace) -> int:
-    from router.service.server import serve
-    from router.service.settings import Settings
-
-    settings = Settings.from_environment(os.environ)
-    if args.host is not None:
-        settings = replace(settings, host=args.host)
-    if args.port is not None:
-        settings = replace(settings, port=args.port)
-    serve(Router.load(args.artifact), settings, announce=lambda line: print(line, flush=True))
     return 0
 
 

@@ -177,11 +177,6 @@ class Router:
         """Decisions remembered."""
         return len(self._cache)
 
-    @property
-    def n_encoder_failures(self) -> int:
-        """Prompts that the full encoder failed on or hung at."""
-        return 0 if self._worker is None else self._worker.n_failed
-
     def clear_cache(self) -> None:
         """Forget decisions, as after a change of prices."""
         self._cache.clear()

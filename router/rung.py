@@ -88,7 +88,8 @@ class Rung:
         model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
         estimates = self._estimates(field, local, choice)
         intent = self._intent(hits, local.intent_weights)
-        summary, neighbors = "", ()
+        summary = ""
+        neighbors: tuple[Neighbor, ...] = ()
         if question.explain:
             summary = _summary(model, choice, estimates, intent, unknown_share)
             neighbors = self._neighbors(hits)

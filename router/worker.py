@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 
 from router.deadline import now_ms
 from router.encoder import ONNX_ERRORS, Encoding
+
+logger = logging.getLogger(__name__)
 
 # No prompt takes so long: a thread that does is given up, and another one takes its place.
 HUNG_MS = 2_000.0
@@ -50,7 +53,6 @@ class EncoderWorker:
         self._busy_since_ms = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
-        self.n_failed = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,9 +72,8 @@ class EncoderWorker:
             if len(self._waiting) >= self._max_waiting or self._closed:
                 return False
             if self._busy is not None and now_ms() - self._busy_since_ms > HUNG_MS:
-                self._thread = None  # it ends by itself when it comes back, see _run
-                self._busy = None
-                self.n_failed += 1
+                logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
+                self._thread = self._busy = None  # the hung one ends by itself if it ever comes back
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
                 self._thread.start()
@@ -99,7 +100,6 @@ class EncoderWorker:
             with self._changed:
                 if self._busy is ticket:
                     self._busy = None
-                self.n_failed += ticket.failed
             _finish(ticket)
 
     def _next(self) -> Ticket | None:

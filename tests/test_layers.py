@@ -33,9 +33,11 @@ LAYERS = {
     "router.router": 2,
     "router": 3,
     "router.service": 3,
+    "router.client": 3,
     "router.arguments": 0,
     "router.cli_encoder": 3,
-    "router.cli": 4,
+    "router.cli_serve": 4,
+    "router.cli": 5,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
 # values, and three rooms take values that others give.
@@ -58,7 +60,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
@@ -150,6 +152,19 @@ def test_a_fresh_interpreter_loads_nothing_offline() -> None:
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert {"router", "numkong", "onnxruntime", "tokenizers"} <= loaded
     assert not loaded & {*OFFLINE, *ENCODER_MAKERS, "pyarrow", "scipy"}
+
+
+def test_the_client_can_be_copied_alone() -> None:
+    needed = set(imports(ROUTER["router.client"])) - {"router.errors"}
+    assert {name.partition(".")[0] for name in needed} <= set(sys.stdlib_module_names)
+
+
+def test_a_fresh_interpreter_loads_the_client_alone() -> None:
+    code = "import json, sys, router.client\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "numpy" not in loaded
+    assert {name for name in loaded if within(name, ("router",))} == {"router", "router.client", "router.errors"}
 
 
 def test_training_says_which_extra_it_misses() -> None:

@@ -18,7 +18,7 @@ class Backlog:
 
     def enter(self, scope: Scope) -> None:
         """Count a request whose head was read, and mark it to be refused if it is one too many."""
-        if scope["path"] == ROUTE_PATH:
+        if scope.get("path") == ROUTE_PATH:
             scope["state"]["shed"] = self.n_waiting >= self._max_requests
             self.n_waiting += 1
 

@@ -1,7 +1,7 @@
 """Answers in bytes: strict JSON, the headers that repeat a decision, and one form for every error."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -24,11 +24,21 @@ def json_bytes(content: JsonObject) -> bytes:
 
 
 def error_response(
-    status: int, kind: str, message: str, details: list[tuple[str, str]] | None = None, **headers: str
+    status: int,
+    kind: str,
+    message: str,
+    *,
+    details: Iterable[tuple[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return an error in the one form that all have; underscores in names of headers stand for hyphens."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return json_response(status, error_body(kind, message, details or ()), named)
+    """Return an error in the one form that all have; ``details`` are pairs of field and message."""
+    return json_response(status, error_body(kind, message, details), headers)
+
+
+def unauthorized() -> Response:
+    """Return what is answered without a key that is known."""
+    message = "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY"
+    return error_response(401, "unauthorized", message, headers={"www-authenticate": "Bearer"})
 
 
 def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:

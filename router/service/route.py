@@ -6,16 +6,15 @@ from functools import partial
 
 from pydantic import ValidationError
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.router import Pending, Router
-from router.service.auth import refusal_without_key
 from router.service.backlog import Backlog
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
 from router.service.metrics import Metrics
-from router.service.respond import decision_headers, error_response, json_bytes
+from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
 from router.service.schema import RouteRequest, error_details
 from router.service.settings import Settings
 from router.types import Decision
@@ -38,35 +37,41 @@ class RouteEndpoint:
         self._metrics = metrics
         self._backlog = backlog
         self._executor = executor
+        self.n_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, unless its client has gone."""
-        shed = self._backlog.leave(scope)
-        refusal = _overloaded() if shed else refusal_without_key(scope, self._settings.api_keys)
-        if refusal is None and scope["method"] != "POST":
-            refusal = error_response(405, "method_not_allowed", "method not allowed", allow="POST")
-        if refusal is None:
-            try:
-                asked = await self._read(scope, receive)
-                decision = await self._decide(asked, scope.get("state", {}).get("arrived_ms", now_ms()), receive)
-            except ClientGoneError:
-                self._metrics.client_gone()
-                return
-            except BodyError as exc:
-                # What is left of an unread body is not worth waiting for.
-                headers = {"connection": "close"} if exc.status in {408, 413} else {}
-                refusal = error_response(exc.status, exc.kind, str(exc), **headers)
-            except ValidationError as exc:
-                details = error_details(exc.errors(include_url=False, include_context=False, include_input=False))
-                refusal = error_response(422, "validation", "the request has fields that are wrong", details)
-            except PromptError as exc:
-                refusal = error_response(422, "prompt", str(exc))
-            except PolicyError as exc:
-                refusal = error_response(422, "policy", str(exc))
+        refusal = self._refusal(scope)
         if refusal is not None:
             self._metrics.refused(refusal.status_code)
             await refusal(scope, receive, send)
             return
+        self.n_in_flight += 1
+        try:
+            await self._answer(scope, receive, send)
+        except ClientGoneError:
+            self._metrics.client_gone()
+        except (BodyError, ValidationError, PromptError, PolicyError) as exc:
+            refusal = _error(exc)
+            self._metrics.refused(refusal.status_code)
+            await refusal(scope, receive, send)
+        finally:
+            self.n_in_flight -= 1
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Return what is answered to a request that is not read at all."""
+        if self._backlog.leave(scope):
+            message = "too many requests wait for their turn"
+            return error_response(429, "overloaded", message, headers={"retry-after": RETRY_AFTER_S})
+        if not self._settings.api_keys.admit(scope["headers"]):
+            return unauthorized()
+        if scope["method"] != "POST":
+            return error_response(405, "method_not_allowed", "method not allowed", headers={"allow": "POST"})
+        return None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = await self._read(scope, receive)
+        decision = await self._decide(asked, scope.get("state", {}).get("arrived_ms", now_ms()), receive)
         body = json_bytes(decision.to_json(explain=asked.explain))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -76,7 +81,7 @@ class RouteEndpoint:
         )
 
     async def _read(self, scope: Scope, receive: Receive) -> RouteRequest:
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts
         check_content_headers(headers.get(b"content-type"), headers.get(b"content-encoding"))
         raw = await read_body(
             receive,
@@ -103,6 +108,8 @@ class RouteEndpoint:
         if isinstance(begun, Decision):
             return begun
         await self._wait(begun, turn, receive)
+        if begun.ticket.failed:
+            self._metrics.encoder_failed()
         finish = partial(self._router.finish, begun)
         return await loop.run_in_executor(self._executor, finish) if is_long else finish()
 
@@ -115,7 +122,7 @@ class RouteEndpoint:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(max(0.0, pending.give_up_at_ms - now_ms()) / 1e3, _wake, turn)
         # After its body, all that can still come of a request is the news that its client has gone.
-        gone = loop.create_task(receive())  # type: ignore[arg-type]
+        gone: asyncio.Task[Message] = loop.create_task(receive())  # type: ignore[arg-type]
         gone.add_done_callback(lambda _: _wake(turn))
         try:
             await turn
@@ -129,8 +136,15 @@ class RouteEndpoint:
             gone.cancel()
 
 
-def _overloaded() -> Response:
-    return error_response(429, "overloaded", "too many requests wait for their turn", retry_after=RETRY_AFTER_S)
+def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:
+    if isinstance(exc, BodyError):
+        # What is left of an unread body is not worth waiting for.
+        headers = {"connection": "close"} if exc.status in {408, 413} else None
+        return error_response(exc.status, exc.kind, str(exc), headers=headers)
+    if isinstance(exc, ValidationError):
+        details = error_details(exc.errors(include_url=False, include_context=False, include_input=False))
+        return error_response(422, "validation", "the request has fields that are wrong", details=details)
+    return error_response(422, "prompt" if isinstance(exc, PromptError) else "policy", str(exc))
 
 
 def _wake(turn: "asyncio.Future[None]") -> None:

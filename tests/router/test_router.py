@@ -16,7 +16,8 @@ from router.deadline import now_ms
 from router.encoder import Encoding, OnnxEncoder
 from router.errors import PolicyError, PromptError
 from router.prompt import Template
-from router.router import SHOWN_NEIGHBORS, Router
+from router.router import Router
+from router.rung import SHOWN_NEIGHBORS
 from router.types import STRATEGIES, Decision, Policy
 
 CODE, FOOD = "Why does my parser lose the last array element?", "Which herbs go with salmon and rice?"
@@ -30,6 +31,7 @@ WIRE = {
     "propensity",
     "tier",
     "degraded",
+    "cached",
     "latency_budget_ms",
     "elapsed_ms",
     "budget_met",
