@@ -81,18 +81,21 @@ class Router:
         policy: Policy | None = None,
         *,
         latency_budget_ms: float = DEFAULT_LATENCY_BUDGET_MS,
+        arrived_ms: float | None = None,
         explain: bool = True,
         cache: bool = True,
     ) -> Decision:
         """Decide which model should take ``prompt``, a text or a list of chat messages.
 
-        explain: keep neighbours and summary. cache: the decision may be one that was made before.
+        arrived_ms: when the request arrived, on the clock of router.deadline; now when left out. explain: keep
+        neighbours and summary. cache: the decision may be one that was made before.
 
         Raises:
             PromptError: the prompt is empty or not text, or the messages cannot be read.
             PolicyError: the policy leaves no model.
         """
-        begun = self.begin(prompt, policy, Deadline(now_ms(), latency_budget_ms), explain=explain, cache=cache)
+        deadline = Deadline(now_ms() if arrived_ms is None else arrived_ms, latency_budget_ms)
+        begun = self.begin(prompt, policy, deadline, explain=explain, cache=cache)
         if isinstance(begun, Decision):
             return begun
         begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)

@@ -70,8 +70,9 @@ class RouteEndpoint:
         return None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived_ms = scope.get("state", {}).get("arrived_ms") or now_ms()
         asked = await self._read(scope, receive)
-        decision = await self._decide(asked, scope.get("state", {}).get("arrived_ms", now_ms()), receive)
+        decision = await self._decide(asked, arrived_ms, receive)
         body = json_bytes(decision.to_json(explain=asked.explain))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -87,6 +87,8 @@ class TestRoute:
         assert headers == {
             "x-whichmodel-model": "large/careful:v2",
             "x-whichmodel-tier": "static",
+            "x-whichmodel-degraded": "false",
+            "x-whichmodel-cached": "false",
             "x-whichmodel-artifact": "fake-0001",
             "x-whichmodel-elapsed-ms": f"{answer.json['elapsed_ms']:.4f}",
             "x-whichmodel-budget-met": "true",
@@ -276,7 +278,7 @@ class TestUnexpectedError:
         (error_id,) = re.findall(r"[0-9a-f]{32}", answer.json["error"]["message"])
         assert error_id in caplog.text
         assert "RuntimeError" in caplog.text
-        assert 'in route\n    raise RuntimeError(f"cannot digest {text}")' in caplog.text
+        assert 'in begin\n    raise RuntimeError(f"cannot digest {text}")' in caplog.text
 
     def test_a_long_prompt_fails_alike(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
         client.raise_app_exceptions = False
