@@ -19,7 +19,6 @@ from router.errors import ConfigError, DataError, RouterError
 from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
 from router.router import Router
-from router.tier import Tier
 from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
 
 EPILOG = """examples:
@@ -305,14 +304,15 @@ def _route(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     router = Router.load(args.artifact)
-    about, tiers = router.describe(), [_tier_json(one) for one in router.artifact.tiers]
+    about = router.describe()
+    router.close()
     if args.json:
-        _print_json({**about, "tiers": tiers})
+        _print_json(about)
         return 0
     print(f"artifact   {about['artifact_id']}")
-    for tier in tiers:
+    for tier in about["tiers"]:
         print(
-            f"{tier['tier']:<10} {tier['name']} ({tier['dim']} dimensions, {tier['id'][:12]}); "
+            f"{tier['tier']:<10} {tier['encoder']} ({tier['dim']} dimensions, {tier['id'][:12]}); "
             f"gain {_interval(tier['gain'])}; {tier['verdict']['label']}"
         )
     print(f"rows       {about['n_rows']} prompts, {about['kind']}; prompts stored: {about['prompts_stored']}")
@@ -322,18 +322,6 @@ def _show(args: argparse.Namespace) -> int:
     print(f"held out   {about['report']['protocol']}")
     print(about["verdict"]["text"])
     return 0
-
-
-def _tier_json(tier: Tier) -> JsonObject:
-    encoder = tier.encoder.settings
-    return {
-        "tier": tier.name,
-        "name": encoder.name,
-        "dim": encoder.dim,
-        "id": tier.encoder.id,
-        "gain": tier.report.get("gain"),
-        "verdict": {"label": tier.verdict.label, "text": tier.verdict.text},
-    }
 
 
 def _intents(args: argparse.Namespace) -> int:

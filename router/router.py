@@ -209,6 +209,7 @@ class Router:
                     "encoder": tier.encoder.settings.name,
                     "dim": tier.encoder.settings.dim,
                     "id": tier.encoder.id,
+                    "gain": tier.report.get("gain"),
                     "verdict": {"label": tier.verdict.label, "text": tier.verdict.text},
                 }
                 for tier in artifact.tiers

@@ -197,7 +197,7 @@ def judge_log(
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
     """
-    artifact = artifact.only()  # whatever the time left, every prompt is decided by the same encoder
+    artifact = artifact.only()
     known = set(artifact.models) & set(log.models)
     if len(known) < 2:
         raise DataError(f"the log shares {len(known)} models with the artifact; at least 2 are needed")

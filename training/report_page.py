@@ -86,7 +86,7 @@ def write_report(
         ConfigError: a file cannot be written, or matplotlib is missing.
     """
     check_directory(directory)
-    target = Path(directory)
+    target, artifact = Path(directory), artifact.only(judged.tier)
     found = findings(judged, artifact.report)
     plots = draw_plots(found, judged.best_fixed)
     page = render_page(artifact, judged, report, found, plots, show_prompts=show_prompts)

@@ -93,6 +93,13 @@ def test_the_page_stands_alone(artifact: RouterArtifact, tmp_path: Path) -> None
     assert "default-src 'none'" in html
 
 
+def test_the_page_names_the_tier_that_was_judged(both_tiers: RouterArtifact, tmp_path: Path) -> None:
+    for one in both_tiers.tiers:
+        judged = judge_log(both_tiers.only(one.name), log_of(both_tiers.models))
+        page = write_report(tmp_path, both_tiers, judged, judged.report())
+        assert f"tier judged{one.name}, encoder {one.encoder.settings.name}" in Page(page.read_text("utf-8")).text
+
+
 def test_plots_beside_are_the_plots_inside(real_plots: None, artifact: RouterArtifact, tmp_path: Path) -> None:
     html, _ = write(tmp_path, artifact, log_of(artifact.models))
     inside = [base64.b64decode(one) for one in re.findall(r'src="data:image/png;base64,([^"]+)"', html)]

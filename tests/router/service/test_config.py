@@ -177,9 +177,9 @@ class TestCheckConfig:
         path = write(tmp_path, "[server]\nartifact = 'live'\n")
         assert main(["serve", "--check-config", "--config", str(path)]) == 0
         assert f"artifact {written.id} is whole, its verdict ROUTE" in capsys.readouterr().out
-        (tmp_path / "live" / "vectors.npy").write_bytes(b"")
+        (tmp_path / "live" / "static" / "vectors.npy").write_bytes(b"")
         assert main(["serve", "--check-config", "--config", str(path)]) == 1
-        assert "vectors.npy" in capsys.readouterr().err
+        assert "static/vectors.npy" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("text", "options", "message"),
