@@ -36,8 +36,8 @@ class Forecast:
         bucket.recent_ms = _quantile([took for _, took in bucket.recent])
 
     def warm(self, size: int, took_ms: list[float]) -> None:
-        """Set the quiet time of a size from a few runs on a quiet machine."""
-        self._buckets[size.bit_length()] = _Bucket(_quantile(took_ms))
+        """Set the quiet time of a size: the least of a few runs, so that one bad moment does not stay for good."""
+        self._buckets[size.bit_length()] = _Bucket(min(took_ms))
 
     def predict_ms(self, size: int, now_ms: float) -> float:
         """Return what the stage will take; of a size never seen, what the nearest does, scaled up but never down."""

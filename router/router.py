@@ -23,6 +23,8 @@ DEFAULT_POLICY = Policy()
 RESERVE_MS = 0.3
 # When more of the time left than this share is expected to pass until the full answer, the static one is made first.
 DOUBT_SHARE = 0.5
+# Where the static answer has yet to be made, at least this share of the budget is kept for it.
+LATE_SHARE = 0.05
 WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
 WARM_UP_TOKENS = (4, 12, 24, 48, 96, 192, 384)
 WARM_UP_RUNS = 3
@@ -129,11 +131,11 @@ class Router:
         question = Question(text, self.artifact.template.strip(text), policy, deadline, explain)
         return self._ask_full(question, key, on_done) or self.answer_now(question)
 
-    def answer_now(self, question: Question) -> Decision:
-        """Decide by the static tier where it is expected to be in time, else by the priors."""
+    def answer_now(self, question: Question, *, reserve_ms: float = RESERVE_MS) -> Decision:
+        """Decide by the static tier where it is expected to leave ``reserve_ms`` of the budget, else by the priors."""
         now, size = now_ms(), len(question.text)
         static = self._static
-        if static is None or now + self._static_takes.predict_ms(size, now) + RESERVE_MS > question.deadline.ends_ms:
+        if static is None or now + self._static_takes.predict_ms(size, now) + reserve_ms > question.deadline.ends_ms:
             return self._best.decide(question, None)
         decision = static.decide(question, static.encode(question))
         self._static_takes.observe(size, now_ms() - now, now)
@@ -237,7 +239,9 @@ class Router:
             in_time = now + self._finish_takes.predict_ms(1, now) <= deadline.ends_ms
             if in_time or pending.in_hand is None:
                 return self._finish_full(question, encoding, pending.key)
-        return self.answer_now(question) if pending.in_hand is None else _stamped(pending.in_hand, deadline)
+        if pending.in_hand is not None:
+            return _stamped(pending.in_hand, deadline)
+        return self.answer_now(question, reserve_ms=0.0)
 
     def _finish_full(self, question: Question, encoding: Encoding, key: Key | None) -> Decision:
         began = now_ms()
@@ -266,7 +270,8 @@ class Router:
         in_hand = self.answer_now(question) if in_doubt else None
         give_up_at_ms = question.deadline.ends_ms - RESERVE_MS - self._handover_takes.predict_ms(1, now)
         if in_hand is None:
-            give_up_at_ms -= self._static_takes.predict_ms(len(question.text), now)
+            static_ms = self._static_takes.predict_ms(len(question.text), now)
+            give_up_at_ms -= max(static_ms, LATE_SHARE * question.deadline.budget_ms)
         ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
         return Pending(question, ticket, in_hand, give_up_at_ms, key) if worker.submit(ticket) else None
 

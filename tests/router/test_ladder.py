@@ -86,9 +86,9 @@ def test_an_encoder_that_overruns_is_given_up_at_the_deadline(both_tiers: Router
 
     router = with_full(both_tiers, slow)
     began = time.perf_counter()
-    decision = router.route(PROMPT, latency_budget_ms=200.0)
+    decision = router.route(PROMPT, latency_budget_ms=1_000.0)
     assert (decision.tier, decision.degraded) == ("static", True)
-    assert (time.perf_counter() - began) * 1e3 < 200.0 + SLACK_MS
+    assert (time.perf_counter() - began) * 1e3 < 1_000.0 + SLACK_MS
     assert said(decision) == said(router.answer_of("static", PROMPT))
 
 
@@ -129,7 +129,7 @@ def test_one_tier_is_no_lesser_one(artifact: RouterArtifact, both_tiers: RouterA
     assert (static.tier, static.degraded) == ("static", False)
     full_alone = Router(both_tiers.only("full"))
     assert full_alone.route(PROMPT, latency_budget_ms=LONG_MS).tier == "full"
-    assert full_alone.route(PROMPT, latency_budget_ms=1e-6).tier == "prior"
+    assert full_alone.route(PROMPT, latency_budget_ms=1e-6, cache=False).tier == "prior"
     with pytest.raises(ConfigError, match="no static tier; it has full"):
         full_alone.answer_of("static", PROMPT)
     full_alone.close()
