@@ -10,7 +10,7 @@ from pools import Split
 
 from router.encoder import OnnxEncoder
 from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate, relative_size
-from router.index import NO_HITS, Hits
+from router.index import NO_HITS, Hits, round_points, unit_points
 from training.build import N_CLUSTERS, N_FOLDS
 from training.cost import learned_profiles, row_sizes
 from training.cross_fit import Selection
@@ -105,7 +105,7 @@ def whichmodel(split: Split, table: Table, _: Config) -> Prediction:
 
 def _hits(split: Split, place: Place, n_neighbors: int) -> list[Hits]:
     pool = split.pool
-    points = place.space.place_all(pool.vectors[split.asked], pool.features[split.asked])
+    points = unit_points(round_points(place.space.place_all(pool.vectors[split.asked], pool.features[split.asked])))
     everyone = np.arange(len(place.vectors))
     hits = []
     for start in range(0, len(points), CHUNK_ROWS):

@@ -12,7 +12,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
-    *("numpy", "onnxruntime", "tokenizers", "faiss-cpu", "fastapi", "uvicorn", "scikit-learn", "pandas"),
+    *("numpy", "onnxruntime", "tokenizers", "numkong", "fastapi", "uvicorn", "scikit-learn", "pandas"),
     *("uvloop", "httptools", "torch", "transformers", "sentence-transformers", "semantic-router", "model2vec", "onnx"),
 )
 

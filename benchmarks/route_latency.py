@@ -50,7 +50,7 @@ def main() -> None:
     artifact.write(directory)
     router = Router.load(directory)
     prompts = random.Random(args.seed).sample([one.prompt for one in log.comparisons], args.n)
-    numbers: dict[str, Any] = {"rows": len(artifact.vectors), "models": len(artifact.models)}
+    numbers: dict[str, Any] = {"rows": artifact.n_rows, "models": len(artifact.models)}
     numbers["in_process_ms"] = in_process(router, prompts)
     numbers["http_ms"], numbers["server_rss_mib"] = over_http(directory, prompts)
     for name, one in {**numbers["in_process_ms"], **numbers["http_ms"]}.items():
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def in_process(router: Router, prompts: list[str]) -> dict[str, Any]:
-    encoder, policy = router.artifact.encoder, Policy(route_anyway=True)
+    encoder, policy = router.artifact.best.encoder, Policy(route_anyway=True)
     ids = [encoder.token_ids(one) or [0] for one in prompts]
     calls: dict[str, Callable[[int], object]] = {
         "bare encoder run": lambda i: encoder.run(ids[i]),

@@ -12,7 +12,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-DEMO = HERE.parent / "build" / "demo" / "static"
+DEMO = HERE.parent / "build" / "demo"
 DEMO_PROMPT = "SQL query for the top 5 customers by revenue per month"
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     text = README.read_text()
     text = fill(text, "results", results_table())
     text = fill(text, "latency", latency_table())
-    if DEMO.is_dir():
+    if (DEMO / "manifest.json").is_file():
         text = fill(text, "decision", decision())
     README.write_text(text)
 
@@ -89,7 +89,7 @@ def latency_table() -> str:
 def decision() -> str:
     command = [sys.executable, "-m", "router.cli", "route", str(DEMO), DEMO_PROMPT, "--explain"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    shown = f'$ whichmodel route build/demo/static "{DEMO_PROMPT}" --explain\n{done.stdout.rstrip()}'
+    shown = f'$ whichmodel route build/demo "{DEMO_PROMPT}" --explain\n{done.stdout.rstrip()}'
     return f"```\n{shown}\n```"
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +13,8 @@ from router import __version__
 from router.arguments import amount, budget_ms, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
+from router.cli_serve import add_serve
+from router.encoder import TIERS
 from router.errors import ConfigError, DataError, RouterError
 from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
@@ -66,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_route(commands)
-    _add_serve(commands)
+    add_serve(commands, _command)
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(show)
@@ -134,8 +136,9 @@ def _add_train(commands: Commands) -> None:
     train.add_argument(
         "--encoder",
         default="static",
-        metavar="static|DIR",
-        help="static (default: microseconds), full (milliseconds, tells intents apart better), or an encoder directory",
+        metavar="static|full|both|DIR",
+        help="static (default: microseconds), full (milliseconds, tells intents apart better), both (an artifact with a"
+        " tier of each), or an encoder directory",
     )
     train.add_argument("--seed", type=seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(
@@ -171,6 +174,7 @@ def _add_eval(commands: Commands) -> None:
     evaluate = _command(commands, "eval", _eval, "measure an artifact on a separate log, against the fixed models")
     evaluate.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_log_options(evaluate)
+    evaluate.add_argument("--tier", choices=TIERS, help="judge this tier of the artifact (default: its best)")
     evaluate.add_argument(
         "--margin",
         type=amount,
@@ -216,20 +220,6 @@ def _add_route(commands: Commands) -> None:
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
 
 
-def _add_serve(commands: Commands) -> None:
-    serve = _command(
-        commands,
-        "serve",
-        _serve,
-        "answer POST /route over HTTP",
-        "environment: WHICHMODEL_API_KEYS (comma-separated) or WHICHMODEL_API_KEYS_FILE, and the other settings of\n"
-        "docs/service.md. Without a key the service binds to loopback addresses only.",
-    )
-    serve.add_argument("artifact", help="directory written by 'whichmodel train --out'")
-    serve.add_argument("--host", help="address to bind to (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to bind to; 0 takes a free one (default 8080)")
-
-
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="look at preference logs", description="Look at preference logs.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -260,7 +250,7 @@ def _train(args: argparse.Namespace) -> int:
     _say_refused(log)
     _say_unpriced(artifact, profiles)
     print(report.render())
-    print(f"wrote {args.out} (artifact {artifact.id}, {len(artifact.vectors)} rows, {len(artifact.models)} models)")
+    print(f"wrote {args.out} (artifact {artifact.id}, {artifact.n_rows} rows, {len(artifact.models)} models)")
     if args.json:
         _print_json({**report.to_json(), "artifact_id": artifact.id})
     return 0
@@ -273,7 +263,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     if args.report is not None:
         check_directory(args.report)
-    artifact = Router.load(args.artifact).artifact
+    artifact = load_artifact(args.artifact).only(args.tier)
     log = _load_log(args)
     with _Bars() as bars:
         judged = judge_log(artifact, log, progress=bars.show)
@@ -312,33 +302,24 @@ def _route(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(args: argparse.Namespace) -> int:
-    from router.service.server import serve
-    from router.service.settings import Settings
-
-    settings = Settings.from_environment(os.environ)
-    if args.host is not None:
-        settings = replace(settings, host=args.host)
-    if args.port is not None:
-        settings = replace(settings, port=args.port)
-    serve(Router.load(args.artifact), settings, announce=lambda line: print(line, flush=True))
-    return 0
-
-
 def _show(args: argparse.Namespace) -> int:
-    about = Router.load(args.artifact).describe()
+    router = Router.load(args.artifact)
+    about = router.describe()
+    router.close()
     if args.json:
         _print_json(about)
         return 0
-    report = about["report"]
-    encoder = about["encoder"]
     print(f"artifact   {about['artifact_id']}")
-    print(f"encoder    {encoder['name']} ({encoder['tier']} tier, {encoder['dim']} dimensions, {encoder['id'][:12]})")
+    for tier in about["tiers"]:
+        print(
+            f"{tier['tier']:<10} {tier['encoder']} ({tier['dim']} dimensions, {tier['id'][:12]}); "
+            f"gain {_interval(tier['gain'])}; {tier['verdict']['label']}"
+        )
     print(f"rows       {about['n_rows']} prompts, {about['kind']}; prompts stored: {about['prompts_stored']}")
     print(f"models     {', '.join(about['models'])}")
     print(f"intents    {', '.join(about['intents']) or 'none'} ({INTENTS_FROM[about['intents_from']]})")
     print(f"best fixed {about['best_fixed']}")
-    print(f"gain       {_interval(report['gain'])}, {report['protocol']}")
+    print(f"held out   {about['report']['protocol']}")
     print(about["verdict"]["text"])
     return 0
 
@@ -346,7 +327,7 @@ def _show(args: argparse.Namespace) -> int:
 def _intents(args: argparse.Namespace) -> int:
     artifact = load_artifact(args.artifact)
     standings = intent_standings(artifact)
-    n_without = len(artifact.vectors) - sum(one.n_rows for one in standings)
+    n_without = artifact.n_rows - sum(one.n_rows for one in standings)
     if args.json:
         _print_json(
             {
@@ -360,7 +341,7 @@ def _intents(args: argparse.Namespace) -> int:
         return 0
     if standings:
         print(render_standings(standings, artifact.best_fixed))
-    without = f"; {n_without} of {len(artifact.vectors)} rows have no intent" if standings and n_without else ""
+    without = f"; {n_without} of {artifact.n_rows} rows have no intent" if standings and n_without else ""
     print(f"intents    {INTENTS_FROM[artifact.intents_from]}{without}")
     return 0
 

@@ -16,6 +16,11 @@ class Deadline:
     started_ms: float
     budget_ms: float
 
+    @property
+    def ends_ms(self) -> float:
+        """When the budget ends, on the clock of ``now_ms``."""
+        return self.started_ms + self.budget_ms
+
     def elapsed_ms(self) -> float:
         """Return the milliseconds since the budget began to run."""
         return now_ms() - self.started_ms

@@ -139,8 +139,7 @@ def local_sums(
     w: Weights, h: NDArray[np.float32], g: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (sum_i w_i h_i, sum_i w_i g_i) per model; w is (..., k), h and g are (..., k, n_models)."""
-    row = w[..., None, :]
-    return _f64((row @ h)[..., 0, :]), _f64((row @ g)[..., 0, :])
+    return _weighted_sum(w, h), _weighted_sum(w, g)
 
 
 def posterior(
@@ -148,6 +147,8 @@ def posterior(
 ) -> NDArray[np.float64]:
     """Return prior + pull / (shrinkage + mass), the prior where nothing was seen at all."""
     precision = shrinkage + mass
+    if shrinkage > 0:
+        return np.asarray(prior + pull / precision)
     return prior + np.divide(pull, precision, out=np.zeros_like(pull), where=precision > 0)
 
 
@@ -158,8 +159,7 @@ def paired_squares(
 
     g_squared, g_fixed: (..., k, n_models), g * g and g * g[fixed].
     """
-    row = (w * w)[..., None, :]
-    return _f64((row @ g_squared)[..., 0, :]), _f64((row @ g_fixed)[..., 0, :])
+    return _weighted_sum(w * w, g_squared), _weighted_sum(w * w, g_fixed)
 
 
 def lead_error(
@@ -195,36 +195,49 @@ def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: Esti
     if settings.difficulty_slope == 1.0 and settings.contrast_slope == 1.0:
         return z
     distance = z - prior
-    shared = distance.mean(axis=-1, keepdims=True)
+    shared = distance.sum(axis=-1, keepdims=True) / distance.shape[-1]
     contrast = settings.contrast_slope
     return np.asarray(prior + contrast * distance + (settings.difficulty_slope - contrast) * shared)
 
 
-def estimate(hits: Hits, evidence: Evidence, settings: EstimatorSettings, *, fixed: int) -> LocalEstimate:
+def estimate(
+    hits: Hits,
+    evidence: Evidence,
+    settings: EstimatorSettings,
+    *,
+    fixed: int,
+    weights: NDArray[np.float64] | None = None,
+) -> LocalEstimate:
     """Estimate every model's quality from the nearest rows; ``fixed`` is the column of the best fixed model.
 
     hits: of one prompt, rows (k,), or of many, rows (n_prompts, k). Without any (k = 0) the prior answers.
+    weights: as ``neighbor_weights`` gives them, where the caller has them already.
     """
-    w = neighbor_weights(hits.similarities, settings)
-    h, g = evidence.h[hits.rows], evidence.g[hits.rows]
+    w = neighbor_weights(hits.similarities, settings) if weights is None else weights
+    # take() is three times as fast as the same by brackets.
+    h, g = evidence.h.take(hits.rows, axis=0), evidence.g.take(hits.rows, axis=0)
+    intents = evidence.intents.take(hits.rows)
     if settings.missing == "zero":
-        return _zero_filled_mean(w, h, g, evidence.intents[hits.rows], evidence)
-    intent_weights = intent_shares(
-        w, evidence.intents[hits.rows], len(evidence.intent_priors), settings.intent_shrinkage
-    )
-    mass, pull = local_sums(w, h, g)
+        return _zero_filled_mean(w, h, g, intents, evidence)
+    intent_weights = intent_shares(w, intents, len(evidence.intent_priors), settings.intent_shrinkage)
+    w32 = w.astype(np.float32)  # as the evidence: matmul would convert the larger of the two
+    squared_w32 = w32 * w32
+    mass, pull = local_sums(w32, h, g)
     z = posterior(blended_prior(intent_weights, evidence), mass, pull, settings.shrinkage)
     z = stretched(z, evidence.prior, settings)
     # Sampling error of the weighted sum (spread / mass^2 is one over Kish's effective sample size), and what the prior
     # itself may be off by, variance / shrinkage, by the share that the prior keeps.
-    spread = _f64(((w * w)[..., None, :] @ h)[..., 0, :])
-    sd = np.sqrt(evidence.variance * (settings.shrinkage + spread)) / np.maximum(settings.shrinkage + mass, 1e-9)
+    spread = _weighted_sum(squared_w32, h)
+    precision = np.maximum(settings.shrinkage + mass, 1e-9)
+    sd = np.sqrt(evidence.variance * (settings.shrinkage + spread)) / precision
     # What is stretched is as unsure as it was; what is shrunk towards the prior leaves the prior's own doubt.
     sd *= max(1.0, settings.difficulty_slope, settings.contrast_slope)
     quality, low, high = to_quality(z, sd, evidence.kind)
     error = np.zeros_like(mass)
     if settings.guard_z > 0:  # nobody else asks for it
-        error = lead_error(*paired_squares(w, g * g, g * g[..., fixed : fixed + 1]), mass, settings.shrinkage, fixed)
+        share = g / precision[..., None, :].astype(np.float32)
+        lead = share - share[..., fixed : fixed + 1]  # what each row adds to the lead over the fixed model
+        error = np.sqrt(_weighted_sum(squared_w32, np.square(lead)))
         error *= settings.contrast_slope * quality_per_z(z, quality, fixed)
     return LocalEstimate(quality, low, high, mass / SUPPORT_UNIT[evidence.kind], error, intent_weights)
 
@@ -235,7 +248,7 @@ def relative_size(hits: Hits, evidence: Evidence, settings: EstimatorSettings) -
     float64, of the shape of ``hits.rows`` without its last axis.
     """
     w = neighbor_weights(hits.similarities, settings)
-    pull = (w * (evidence.sizes[hits.rows] - 1.0)).sum(axis=-1)
+    pull = (w * (evidence.sizes.take(hits.rows) - 1.0)).sum(axis=-1)
     return np.asarray(1.0 + pull / (SIZE_PSEUDO_ROWS + w.sum(axis=-1)))
 
 
@@ -288,16 +301,20 @@ def intent_shares(
     shape = (*w.shape[:-1], n_intents)
     if n_intents == 0 or not w.size:
         return np.zeros(shape)
+    mass: NDArray[np.float64] = np.maximum(intent_shrinkage + w.sum(axis=-1, keepdims=True), 1e-12)
+    if w.ndim == 1:
+        return np.asarray(np.bincount(intents + 1, weights=w, minlength=n_intents + 1)[1:] / mass)
     # One bin per (prompt, intent); the extra bin takes the neighbours without an intent.
     codes = np.where(intents >= 0, intents, n_intents).reshape(-1, w.shape[-1])
     bins = codes + (n_intents + 1) * np.arange(len(codes))[:, None]
     totals = np.bincount(bins.ravel(), weights=w.ravel(), minlength=len(codes) * (n_intents + 1))
     shares = totals.reshape(len(codes), n_intents + 1)[:, :n_intents].reshape(shape)
-    mass: NDArray[np.float64] = np.maximum(intent_shrinkage + w.sum(axis=-1, keepdims=True), 1e-12)
     return shares / mass
 
 
-def _f64(sums: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _weighted_sum(w: Weights, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return sum_i w_i values_i: w is (..., k), values (..., k, n_models), the sum float64 (..., n_models)."""
+    sums: NDArray[np.floating[Any]] = (w[..., None, :] @ values)[..., 0, :]
     return sums.astype(np.float64, copy=False)
 
 

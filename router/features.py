@@ -4,6 +4,7 @@ Length, digits, code, answer options, script: the cheapest signal of how hard a 
 the counts of its UTF-8 bytes, so one histogram gives them all in a few microseconds at any length.
 """
 
+import math
 import re
 import string
 
@@ -54,6 +55,10 @@ _FLAGS: dict[str, re.Pattern[str]] = {
 # Questions turned round ("which is NOT", "all except") are answered worse by weak models. English only.
 _NEGATION = re.compile(r"\b(?:not|no|never|except|cannot|neither|nor|without)\b|n't\b", re.IGNORECASE)
 _NEGATION_CHARS = 1000
+# A regular expression that finds nothing has looked everywhere; these substrings, of which every match of it has one,
+# are looked for first, which takes a tenth of the time. Letters beyond ASCII may match others whatever their case.
+_CODE_MARKS = ("```", "def ", "class ", "import ", "return", "function", ";", "#include", "SELECT ")
+_NEGATION_MARKS = ("no", "n't", "never", "neither", "except", "without")
 # Flags look for openings and markers; reading more than this changes none of them in practice and costs time.
 _FLAG_CHARS = 4000
 
@@ -80,15 +85,23 @@ def surface_features(text: str) -> NDArray[np.float64]:
     raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
     counts = np.bincount(raw, minlength=256) @ _TABLE
     out = np.empty(N_FEATURES)
-    out[0] = np.log1p(len(raw))
+    out[0] = math.log1p(len(raw))
     out[1 : 1 + len(_SHARES)] = counts[_SHARE_COLUMNS] / max(len(raw), 1)
     out[1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[_COUNT_COLUMNS])
     head = text[:_FLAG_CHARS]
-    out[1 + len(_SHARES) + len(_COUNTS)] = np.log1p(len(_NEGATION.findall(text[:_NEGATION_CHARS])))
+    out[1 + len(_SHARES) + len(_COUNTS)] = math.log1p(_count_negations(text[:_NEGATION_CHARS]))
     flags = out[2 + len(_SHARES) + len(_COUNTS) :]
     flags[0] = text.rstrip()[-1:] in ("?", "？")
-    for position, pattern in enumerate(_FLAGS.values(), start=1):
-        # The anchored patterns are about the opening; the others may match anywhere in the head.
-        found = pattern.match(head) if position > 2 else pattern.search(head)
-        flags[position] = found is not None
+    flags[1] = any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None
+    flags[2] = _FLAGS["has_options"].search(head) is not None
+    flags[3] = _FLAGS["asks_what"].match(head) is not None  # these two are about the opening
+    flags[4] = _FLAGS["commands"].match(head) is not None
     return out
+
+
+def _count_negations(text: str) -> int:
+    if text.isascii():
+        lowered = text.lower()
+        if not any(mark in lowered for mark in _NEGATION_MARKS):
+            return 0
+    return len(_NEGATION.findall(text))

@@ -30,10 +30,10 @@ class IntentStanding:
 def intent_standings(artifact: RouterArtifact) -> tuple[IntentStanding, ...]:
     """Return one standing per intent, most rows first; the means are of training rows: they describe."""
     fixed = artifact.models.index(artifact.best_fixed)
-    seen = artifact.evidence.h > 0
+    seen = artifact.best.evidence.h > 0
     standings = []
     for code, (intent, quality) in enumerate(zip(artifact.intents, artifact.intent_quality, strict=True)):
-        rows = artifact.evidence.intents == code
+        rows = artifact.best.evidence.intents == code
         second, best = np.argsort(quality, kind="stable")[-2:]
         standings.append(
             IntentStanding(

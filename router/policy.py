@@ -17,6 +17,8 @@ REASONS = {
     "prior": "too little in the log is near this prompt, so what is known of the models in general decides",
     "unreadable": "the prompt cannot be read well enough to ask its neighbours, so what is known of the models in "
     "general decides",
+    "deadline": "the latency budget left no time to look at its neighbours, so what is known of the models in general "
+    "decides",
     "guard": "no model's lead over it is large enough to be trusted",
     "verdict": "routing has not been shown to be worth it on held-out rows, so the best fixed model answers",
     "only_candidate": "no other model meets the request's constraints",
@@ -59,6 +61,8 @@ def field_of(
     Raises:
         PolicyError: none is left and the policy names no fallback.
     """
+    if policy.candidates is None and not policy.exclude and policy.max_cost_usd is None:
+        return Field(np.ones(len(models), dtype=bool), costs_usd, (), int(fixed_quality.argmax()))
     excluded = [
         exclusion
         for model, cost in zip(models, costs_usd.tolist(), strict=True)
@@ -119,13 +123,13 @@ def choose(
     verdict: Verdict,
     willingness_to_pay_usd: float | None,
     guard_z: float,
-    unreadable: bool = False,
+    blind: str = "",
 ) -> Choice:
     """Choose the feasible model of highest utility; ties go to the fixed one, then to the cheaper, the earlier column.
 
     The best feasible fixed model is taken instead where the verdict is not ROUTE (unless the policy says
-    ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors. unreadable: the encoder
-    does not know the prompt, and ``local`` holds the priors alone.
+    ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors. blind: the
+    reason for which the neighbours were not asked and ``local`` holds the priors alone, 'unreadable' or 'deadline'.
     """
     utility = utility_of(local.quality, field.costs_usd, willingness_to_pay_usd)
     columns = np.flatnonzero(field.feasible)
@@ -140,9 +144,9 @@ def choose(
         return Choice(field.fixed, "verdict", _first(field.fixed, ranking), utility)
     best = ranking[0]
     if best != field.fixed and utility[best] - utility[field.fixed] <= guard_z * local.lead_error[best]:
-        return Choice(field.fixed, "unreadable" if unreadable else "guard", _first(field.fixed, ranking), utility)
-    if unreadable:
-        return Choice(best, "unreadable", ranking, utility)
+        return Choice(field.fixed, blind or "guard", _first(field.fixed, ranking), utility)
+    if blind:
+        return Choice(best, blind, ranking, utility)
     return Choice(best, "best" if local.support[best] >= MIN_SUPPORT else "prior", ranking, utility)
 
 

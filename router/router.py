@@ -1,57 +1,81 @@
-"""Router: the only place that knows the order of the stages."""
+"""Router: the ladder. Which tier answers within the latency budget, and what happens when one is late."""
 
-import math
-import os
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from router.artifact import RouterArtifact, load_artifact
+from router.cache import DecisionCache, Key, cache_key
 from router.deadline import Deadline, now_ms
-from router.errors import PolicyError, PromptError
-from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
-from router.index import NO_HITS, Hits, NeighborIndex
-from router.policy import REASONS, Choice, Field, choose, field_of
-from router.profiles import expected_costs_usd
+from router.encoder import Encoding
+from router.errors import ConfigError, PromptError
+from router.forecast import Forecast
 from router.prompt import fold_messages
-from router.types import Decision, Embedding, Estimate, Intent, JsonObject, Messages, Neighbor, Policy
+from router.rung import Question, Rung, new_decision_id
+from router.types import Decision, JsonObject, Messages, Policy
+from router.worker import EncoderWorker, Ticket
 
 DEFAULT_LATENCY_BUDGET_MS = 50.0
-# How many neighbours a decision shows; the estimate uses all of them.
-SHOWN_NEIGHBORS = 8
+DEFAULT_CACHE_ENTRIES = 4096
+DEFAULT_MAX_WAITING = 1024
 DEFAULT_POLICY = Policy()
+# Kept back for writing the answer.
+RESERVE_MS = 0.3
+# When more of the time left than this share is expected to pass until the full answer, the static one is made first.
+DOUBT_SHARE = 0.5
+# Where the static answer has yet to be made, at least this share of the budget is kept for it.
+LATE_SHARE = 0.05
 WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
+WARM_UP_TOKENS = (4, 12, 24, 48, 96, 192, 384)
+WARM_UP_RUNS = 3
 
 
 class Router:
-    """Answers which model should take a prompt, from one loaded artifact."""
+    """Answers which model should take a prompt, from one loaded artifact, within a latency budget."""
 
-    def __init__(self, artifact: RouterArtifact) -> None:
-        """Build the index in memory and answer a few warm-up prompts, so that the first request finds warm caches."""
+    def __init__(
+        self,
+        artifact: RouterArtifact,
+        *,
+        cache_entries: int = DEFAULT_CACHE_ENTRIES,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        encoder_nice: int = 0,
+    ) -> None:
+        """Build the indexes in memory, and answer a few prompts to warm caches and to see what each stage takes.
+
+        cache_entries: decisions remembered, 0 for none. max_waiting: prompts that may wait for the full encoder.
+        encoder_nice: by how much its thread yields to the others (Linux).
+        """
         self.artifact = artifact
-        self._index = NeighborIndex(artifact.vectors)
-        self._knows_sizes = bool((artifact.evidence.sizes != 1.0).any())
-        # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
-        # were hardly seen come last.
-        self._fixed_quality = prior_quality(artifact.evidence)
-        self._fixed_quality[~well_tested(artifact.evidence)] -= 1.0
-        best_fixed = artifact.models.index(artifact.best_fixed)
-        self._fixed_quality[best_fixed] = np.nextafter(self._fixed_quality.max(), np.inf)
-        for text in WARM_UP_PROMPTS:
-            self.route(text)
+        rungs = {tier.name: Rung(artifact, tier, degraded=place > 0) for place, tier in enumerate(artifact.tiers)}
+        self._rungs = rungs
+        self._full, self._static = rungs.get("full"), rungs.get("static")
+        self._best = rungs[artifact.best.name]
+        self._cache = DecisionCache(cache_entries)
+        self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
+        self._handover_takes = Forecast()
+        self._worker: EncoderWorker | None = None
+        if self._full is not None:
+            self._worker = EncoderWorker(self._full.tier.encoder.encode_ids, nice=encoder_nice, max_waiting=max_waiting)
+        self._warm_up()
 
     @classmethod
-    def load(cls, directory: str | Path) -> "Router":
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        cache_entries: int = DEFAULT_CACHE_ENTRIES,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        encoder_nice: int = 0,
+    ) -> "Router":
         """Verify and load an artifact directory.
 
         Raises:
             ArtifactError: a file is missing, altered or foreign; it is named.
             EncoderError: the encoder inside does not work.
         """
-        return cls(load_artifact(directory))
+        artifact = load_artifact(directory)
+        return cls(artifact, cache_entries=cache_entries, max_waiting=max_waiting, encoder_nice=encoder_nice)
 
     def route(
         self,
@@ -60,52 +84,83 @@ class Router:
         *,
         latency_budget_ms: float = DEFAULT_LATENCY_BUDGET_MS,
         arrived_ms: float | None = None,
+        explain: bool = True,
+        cache: bool = True,
     ) -> Decision:
         """Decide which model should take ``prompt``, a text or a list of chat messages.
 
-        arrived_ms: when the request arrived, on the clock of router.deadline; now when left out.
+        arrived_ms: when the request arrived, on the clock of router.deadline; now when left out. explain: keep
+        neighbours and summary. cache: the decision may be one that was made before.
 
         Raises:
             PromptError: the prompt is empty or not text, or the messages cannot be read.
             PolicyError: the policy leaves no model.
         """
         deadline = Deadline(now_ms() if arrived_ms is None else arrived_ms, latency_budget_ms)
-        artifact, policy = self.artifact, policy or DEFAULT_POLICY
+        begun = self.begin(prompt, policy, deadline, explain=explain, cache=cache)
+        if isinstance(begun, Decision):
+            return begun
+        begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)
+        return self.finish(begun)
+
+    def begin(
+        self,
+        prompt: str | Messages,
+        policy: Policy | None,
+        deadline: Deadline,
+        *,
+        explain: bool,
+        cache: bool,
+        on_done: Callable[[], object] = lambda: None,
+    ) -> "Decision | Pending":
+        """Decide at once by the best tier that is expected to be in time, or begin to encode and say what to wait for.
+
+        on_done: called, in the encoder's thread, when there is nothing to wait for any more.
+
+        Raises:
+            PromptError, PolicyError: as ``route``.
+        """
+        policy = policy or DEFAULT_POLICY
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
         if not text.strip():
             raise PromptError("the prompt is empty")
-        core = artifact.template.strip(text)
-        encoding = artifact.encoder.encode(core)
-        # What is unknown adds nothing to a vector, which then lies where the few known tokens happen to point.
-        unreadable = encoding.unknown_share > artifact.settings.max_unknown_share
-        hits = NO_HITS if unreadable else self._search(encoding.vector, core)
-        size = float(relative_size(hits, artifact.evidence, artifact.settings)) if self._knows_sizes else 1.0
-        costs_usd = expected_costs_usd(artifact.profiles, artifact.models, text, size)
-        field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
-        local = estimate(hits, artifact.evidence, artifact.settings, fixed=max(field.fixed, 0))
-        choice = choose(
-            local,
-            field,
-            policy,
-            verdict=artifact.verdict,
-            willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
-            guard_z=artifact.settings.guard_z,
-            unreadable=unreadable,
-        )
-        unknown_share = encoding.unknown_share if unreadable else 0.0
-        return self._decision(deadline, policy, field, hits, local, choice, unknown_share)
+        key = cache_key(text, policy, explain) if cache and self._full is not None else None
+        known = self._cache.get(key) if key is not None else None
+        if known is not None:
+            return _again(known, deadline)
+        question = Question(text, self.artifact.template.strip(text), policy, deadline, explain)
+        return self._ask_full(question, key, on_done) or self.answer_now(question)
 
-    def _search(self, vector: Embedding, core: str) -> Hits:
-        return self._index.search(self.artifact.space.place(vector, core), self.artifact.settings.n_neighbors)
+    def answer_now(self, question: Question, *, reserve_ms: float = RESERVE_MS) -> Decision:
+        """Decide by the static tier where it is expected to leave ``reserve_ms`` of the budget, else by the priors."""
+        now, size = now_ms(), len(question.text)
+        static = self._static
+        if static is None or now + self._static_takes.predict_ms(size, now) + reserve_ms > question.deadline.ends_ms:
+            return self._best.decide(question, None)
+        decision = static.decide(question, static.encode(question))
+        self._static_takes.observe(size, now_ms() - now, now)
+        return decision
 
-    def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
-        if policy.willingness_to_pay_usd is not None:
-            return policy.willingness_to_pay_usd
-        amount = self.artifact.strategies[policy.strategy or self.artifact.default_strategy]
-        unpriced = amount is None and self.artifact.default_strategy == "quality"
-        if unpriced and policy.strategy not in (None, "quality"):
-            raise PolicyError(f"strategy {policy.strategy} needs every model's cost, and the artifact has no prices")
-        return amount
+    def answer_of(
+        self, tier: str, prompt: str | Messages, policy: Policy | None = None, *, explain: bool = True
+    ) -> Decision:
+        """Return what one tier of the artifact ('full', 'static', or 'prior') decides, however long it takes.
+
+        Raises:
+            ConfigError: the artifact has no such tier.
+            PromptError, PolicyError: as ``route``.
+        """
+        text = prompt if isinstance(prompt, str) else fold_messages(prompt)
+        if not text.strip():
+            raise PromptError("the prompt is empty")
+        core = self.artifact.template.strip(text)
+        question = Question(text, core, policy or DEFAULT_POLICY, Deadline(now_ms(), float("inf")), explain)
+        if tier == "prior":
+            return self._best.decide(question, None)
+        if tier not in self._rungs:
+            raise ConfigError(f"the artifact has no {tier} tier; it has {', '.join(self._rungs)}")
+        rung = self._rungs[tier]
+        return rung.decide(question, rung.encode(question))
 
     def route_batch(
         self,
@@ -117,6 +172,25 @@ class Router:
         """Route prompts one after the other, in order; each has its own budget."""
         return [self.route(one, policy, latency_budget_ms=latency_budget_ms) for one in prompts]
 
+    @property
+    def n_waiting(self) -> int:
+        """Prompts that wait for the full encoder."""
+        return 0 if self._worker is None else len(self._worker)
+
+    @property
+    def n_cached(self) -> int:
+        """Decisions remembered."""
+        return len(self._cache)
+
+    def clear_cache(self) -> None:
+        """Forget decisions, as after a change of prices."""
+        self._cache.clear()
+
+    def close(self) -> None:
+        """End the encoder's thread; what waits for it is answered by a cheaper tier."""
+        if self._worker is not None:
+            self._worker.close()
+
     def describe(self) -> JsonObject:
         """Return what the artifact is and what it promises, JSON-able and without prompts."""
         artifact = self.artifact
@@ -127,117 +201,129 @@ class Router:
             "strategies": dict(artifact.strategies),
             "default_strategy": artifact.default_strategy,
             "verdict": {"label": artifact.verdict.label, "text": artifact.verdict.text},
-            "kind": artifact.evidence.kind,
-            "n_rows": len(artifact.vectors),
+            "kind": artifact.best.evidence.kind,
+            "n_rows": len(artifact.best.vectors),
             "intents": list(artifact.intents),
             "intents_from": artifact.intents_from,
-            "encoder": {
-                "name": artifact.encoder.settings.name,
-                "tier": artifact.encoder.settings.tier,
-                "dim": artifact.encoder.settings.dim,
-                "id": artifact.encoder.id,
-            },
+            "tiers": [
+                {
+                    "tier": tier.name,
+                    "encoder": tier.encoder.settings.name,
+                    "dim": tier.encoder.settings.dim,
+                    "id": tier.encoder.id,
+                    "gain": tier.report.get("gain"),
+                    "verdict": {"label": tier.verdict.label, "text": tier.verdict.text},
+                }
+                for tier in artifact.tiers
+            ],
             "prompts_stored": artifact.prompts is not None,
             "report": artifact.report,
         }
 
-    def _decision(
-        self,
-        deadline: Deadline,
-        policy: Policy,
-        field: Field,
-        hits: Hits,
-        local: LocalEstimate,
-        choice: Choice,
-        unknown_share: float,
-    ) -> Decision:
-        artifact = self.artifact
-        estimates = self._estimates(field, local, choice)
-        intent = self._intent(hits, local.intent_weights)
-        model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
-        elapsed_ms = deadline.elapsed_ms()
-        return Decision(
-            model=model,
-            reason=choice.reason,
-            summary=_summary(model, choice, estimates, intent, unknown_share),
-            propensity=1.0,
-            intent=intent,
-            estimates=estimates,
-            fallbacks=tuple(one.model for one in estimates if one.model != model),
-            excluded=field.excluded,
-            neighbors=self._neighbors(hits),
-            tier=artifact.encoder.settings.tier,
-            degraded=False,
-            latency_budget_ms=deadline.budget_ms,
-            elapsed_ms=elapsed_ms,
-            budget_met=elapsed_ms <= deadline.budget_ms,
-            artifact_id=artifact.id,
-            decision_id=os.urandom(16).hex(),
-        )
+    def finish(self, pending: "Pending") -> Decision:
+        """Return the decision of a prompt that was queued: the full tier's if it is encoded, else what is in hand.
 
-    def _estimates(self, field: Field, local: LocalEstimate, choice: Choice) -> tuple[Estimate, ...]:
-        # One conversion per array: taking single numbers out of numpy costs more than the estimate itself.
-        rows = list(
-            zip(
-                self.artifact.models,
-                local.quality.tolist(),
-                local.low.tolist(),
-                local.high.tolist(),
-                local.support.tolist(),
-                (None if math.isnan(cost) else cost for cost in field.costs_usd.tolist()),
-                choice.utility.tolist(),
-                local.lead_error.tolist(),
-                strict=True,
-            )
-        )
-        return tuple(Estimate(*rows[column]) for column in choice.ranking)
+        To be called when ``pending.ticket`` is done, or at ``pending.give_up_at_ms``.
 
-    def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
-        artifact = self.artifact
-        rows = hits.rows[:SHOWN_NEIGHBORS]
-        found = zip(
-            rows.tolist(),
-            hits.similarities[:SHOWN_NEIGHBORS].tolist(),
-            artifact.evidence.intents[rows].tolist(),
-            artifact.won[rows].tolist(),
-            strict=True,
-        )
-        return tuple(
-            Neighbor(
-                row=row,
-                similarity=similarity,
-                intent=artifact.intents[intent] if intent >= 0 else None,
-                winners=tuple(compress(artifact.models, won)),
-                prompt=artifact.prompts[row] if artifact.prompts is not None else None,
-            )
-            for row, similarity, intent, won in found
-        )
+        Raises:
+            PolicyError: the policy leaves no model.
+        """
+        now, ticket, question = now_ms(), pending.ticket, pending.question
+        encoding, deadline = ticket.encoding, question.deadline
+        if encoding is None:
+            ticket.cancelled = True  # too late, even if it is done now
+            self._handover_takes.observe(1, max(0.0, now - pending.give_up_at_ms), now)
+        else:
+            self._encoding_takes.observe(len(ticket.ids), ticket.took_ms, now)
+            self._handover_takes.observe(1, now - ticket.done_ms, now)
+            in_time = now + self._finish_takes.predict_ms(1, now) <= deadline.ends_ms
+            if in_time or pending.in_hand is None:
+                return self._finish_full(question, encoding, pending.key)
+        if pending.in_hand is not None:
+            return _stamped(pending.in_hand, deadline)
+        return self.answer_now(question, reserve_ms=0.0)
 
-    def _intent(self, hits: Hits, weights: NDArray[np.float64]) -> Intent | None:
-        if weights.size == 0 or not weights.any():
+    def _finish_full(self, question: Question, encoding: Encoding, key: Key | None) -> Decision:
+        began = now_ms()
+        decision = self._best.decide(question, encoding)
+        self._finish_takes.observe(1, now_ms() - began, began)
+        if key is not None:
+            self._cache.put(key, decision)
+        return decision
+
+    def _ask_full(self, question: Question, key: Key | None, on_done: Callable[[], object]) -> "Pending | None":
+        """Queue the prompt for the full encoder if its answer is expected to be in time; None where it is not."""
+        full, worker = self._full, self._worker
+        if full is None or worker is None:
             return None
-        best = int(np.argmax(weights))
-        n_carrying = int(np.count_nonzero(self.artifact.evidence.intents[hits.rows] == best))
-        return Intent(
-            label=self.artifact.intents[best],
-            confidence=float(weights[best]),
-            neighbor_share=n_carrying / len(hits.rows),
-        )
+        now = now_ms()
+        needed_by_ms = question.deadline.ends_ms - RESERVE_MS
+        needed_by_ms -= self._finish_takes.predict_ms(1, now) + self._handover_takes.predict_ms(1, now)
+        begins_ms = now + worker.wait_ms(needed_by_ms)
+        if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
+            return None  # not even the shortest prompt: under load, this one is not tokenised for nothing
+        ids = full.tier.encoder.token_ids(question.core)
+        cost_ms = self._encoding_takes.predict_ms(len(ids), now)
+        if begins_ms + cost_ms > needed_by_ms:
+            return None
+        in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
+        in_hand = self.answer_now(question) if in_doubt else None
+        give_up_at_ms = question.deadline.ends_ms - RESERVE_MS - self._handover_takes.predict_ms(1, now)
+        if in_hand is None:
+            static_ms = self._static_takes.predict_ms(len(question.text), now)
+            give_up_at_ms -= max(static_ms, LATE_SHARE * question.deadline.budget_ms)
+        ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
+        return Pending(question, ticket, in_hand, give_up_at_ms, key) if worker.submit(ticket) else None
+
+    def _warm_up(self) -> None:
+        """See what every stage takes for prompts of every size while the machine does nothing else for us."""
+        deadline = Deadline(now_ms(), float("inf"))
+        policy = Policy(route_anyway=True)
+        for text in WARM_UP_PROMPTS:
+            question = Question(text, text, policy, deadline, explain=False)
+            if self._static is not None:
+                static = self._static
+                takes_ms = _times_ms(lambda: static.decide(question, static.encode(question)))  # noqa: B023
+                self._static_takes.warm(len(text), takes_ms)
+        if self._full is not None:
+            full, encoder = self._full, self._full.tier.encoder
+            encoding = full.encode(question)
+            self._finish_takes.warm(1, _times_ms(lambda: full.decide(question, encoding)))
+            ids = encoder.token_ids(WARM_UP_PROMPTS[-1])
+            for n_tokens in WARM_UP_TOKENS:
+                some = ids[:n_tokens]
+                self._encoding_takes.warm(len(some), _times_ms(lambda: encoder.encode_ids(some)))  # noqa: B023
 
 
-def _summary(
-    model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None, unknown_share: float
-) -> str:
-    """One plain sentence: what was chosen, why, and against whom. unknown_share: 0 unless it kept neighbours away."""
-    text = f"{model}: {REASONS[choice.reason]}"
-    if unknown_share > 0:
-        text += f" (the encoder does not know {100 * unknown_share:.0f} % of the prompt)"
-    if choice.reason == "best" and len(estimates) > 1:
-        first, second = estimates[0], estimates[1]
-        text += f" ({first.quality:.2f} against {second.quality:.2f} for {second.model}"
-        if first.quality < second.quality and first.cost_usd is not None and second.cost_usd:
-            text += f", at {100 * first.cost_usd / second.cost_usd:.0f} % of its cost"
-        text += f"; {first.support:.0f} comparisons nearby)"
-    if intent is not None and intent.confidence >= 0.5:
-        text += f"; nearby rows are mostly about {intent.label}"
-    return f"{text}."
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A prompt in the full encoder's queue, and what is answered when it is not encoded by ``give_up_at_ms``."""
+
+    question: Question
+    ticket: Ticket
+    in_hand: Decision | None
+    give_up_at_ms: float
+    key: Key | None
+
+
+def _again(known: Decision, deadline: Deadline) -> Decision:
+    """Return a remembered decision as the answer to another request."""
+    return replace(_stamped(known, deadline), cached=True, decision_id=new_decision_id())
+
+
+def _stamped(decision: Decision, deadline: Deadline) -> Decision:
+    """Return a decision that was made a while ago as it is given now."""
+    elapsed_ms = deadline.elapsed_ms()
+    met = elapsed_ms <= deadline.budget_ms
+    return replace(decision, latency_budget_ms=deadline.budget_ms, elapsed_ms=elapsed_ms, budget_met=met)
+
+
+def _times_ms(run: Callable[[], object]) -> list[float]:
+    """Return what a few runs took, the first, which finds everything cold, left out."""
+    run()
+    times = []
+    for _ in range(WARM_UP_RUNS):
+        began = now_ms()
+        run()
+        times.append(now_ms() - began)
+    return times

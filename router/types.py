@@ -142,7 +142,12 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to one request. ``estimates`` and ``fallbacks`` are best first."""
+    """The answer to one request. ``estimates`` and ``fallbacks`` are best first.
+
+    tier: what answered, 'full', 'static', or 'prior' where there was no time to encode. degraded: the artifact has a
+    better tier. cached: decided before, for the same text and policy. summary, neighbors: empty unless the request
+    asked for an explanation. budget_met: elapsed_ms is within latency_budget_ms.
+    """
 
     model: str
     reason: str
@@ -155,6 +160,7 @@ class Decision:
     neighbors: tuple[Neighbor, ...]
     tier: str
     degraded: bool
+    cached: bool
     latency_budget_ms: float
     elapsed_ms: float
     budget_met: bool
@@ -178,6 +184,7 @@ class Decision:
             "propensity": self.propensity,
             "tier": self.tier,
             "degraded": self.degraded,
+            "cached": self.cached,
             "latency_budget_ms": self.latency_budget_ms,
             "elapsed_ms": round(self.elapsed_ms, 4),
             "budget_met": self.budget_met,

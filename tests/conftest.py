@@ -13,8 +13,10 @@ from router.artifact import RouterArtifact
 from router.encoder import OnnxEncoder, embed
 from router.estimate import EstimatorSettings, Evidence
 from router.features import surface_features
+from router.index import round_points
 from router.prompt import Template, prompt_hash
 from router.space import fit_space
+from router.tier import Tier
 from router.types import Endpoint, ModelProfile, Verdict
 
 if TYPE_CHECKING:
@@ -90,46 +92,71 @@ def encoder() -> OnnxEncoder:
 
 
 @pytest.fixture(scope="session")
+def full_encoder() -> OnnxEncoder:
+    """The slower and better one that is shipped."""
+    return OnnxEncoder.load("full")
+
+
+@pytest.fixture(scope="session")
 def artifact(encoder: OnnxEncoder) -> RouterArtifact:
     """An artifact of 150 scored prompts, every array written out by hand; its verdict is ROUTE."""
+    return _handmade(encoder)
+
+
+@pytest.fixture(scope="session")
+def both_tiers(full_encoder: OnnxEncoder, encoder: OnnxEncoder) -> RouterArtifact:
+    """The same with both encoders."""
+    return _handmade(full_encoder, encoder)
+
+
+def _handmade(*encoders: OnnxEncoder) -> RouterArtifact:
     texts = [text for text, _ in PROMPTS]
-    vectors, features = embed(encoder, texts), np.stack([surface_features(text) for text in texts])
-    space = fit_space(vectors, features, 0.25)
+    features = np.stack([surface_features(text) for text in texts])
     codes = np.array([INTENTS.index(intent) for _, intent in PROMPTS], dtype=np.int32)
     scores = np.array([[one[model] for model in MODELS] for one in SCORES])
     intent_priors = np.stack([scores[codes == code].mean(axis=0) for code in range(len(INTENTS))])
     prices = {"coder-medium": 1.0, "chef-large": 8.0, "guide-small": 0.25}
     best = MODELS[int(np.argmax(scores.mean(axis=0)))]
+    evidence = Evidence(
+        kind="scores",
+        h=np.ones(scores.shape, dtype=np.float32),
+        g=(scores - intent_priors[codes]).astype(np.float32),
+        intents=codes,
+        prior=scores.mean(axis=0),
+        intent_priors=intent_priors,
+        variance=scores.var(axis=0),
+        sizes=np.ones(len(scores), dtype=np.float32),
+    )
+    tiers = []
+    for encoder in encoders:
+        vectors = embed(encoder, texts)
+        space = fit_space(vectors, features, 0.25)
+        tiers.append(
+            Tier(
+                encoder=encoder,
+                space=space,
+                vectors=round_points(space.place_all(vectors, features)),
+                evidence=evidence,
+                settings=EstimatorSettings(n_neighbors=20, usual_similarity=0.5, far_temperature=0.2, guard_z=0.5),
+                verdict=Verdict("ROUTE", f"ROUTE: +20.0 points over always using {best}.", best),
+                strategies={"quality": None, "balanced": 0.01, "cheap": 0.001},
+                report={"n_prompts": len(texts), "verdict": {"label": "ROUTE", "text": "made by hand"}},
+            )
+        )
     return RouterArtifact(
         models=MODELS,
-        encoder=encoder,
-        space=space,
-        vectors=space.place_all(vectors, features).astype(np.float16),
-        evidence=Evidence(
-            kind="scores",
-            h=np.ones(scores.shape, dtype=np.float32),
-            g=(scores - intent_priors[codes]).astype(np.float32),
-            intents=codes,
-            prior=scores.mean(axis=0),
-            intent_priors=intent_priors,
-            variance=scores.var(axis=0),
-            sizes=np.ones(len(scores), dtype=np.float32),
-        ),
+        tiers=tuple(tiers),
         won=scores == scores.max(axis=1, keepdims=True),
         prompt_hashes=np.stack([np.frombuffer(bytes.fromhex(prompt_hash(text)), dtype=np.uint8) for text in texts]),
         intents=INTENTS,
         intents_from="given",
         intent_quality=intent_priors,
-        settings=EstimatorSettings(n_neighbors=20, usual_similarity=0.5, far_temperature=0.2, guard_z=0.5),
         template=Template(),
         profiles={
             name: ModelProfile(name, endpoints=(Endpoint("default", usd, 2 * usd),)) for name, usd in prices.items()
         },
-        verdict=Verdict("ROUTE", f"ROUTE: +20.0 points over always using {best}.", best),
         best_fixed=best,
-        strategies={"quality": None, "balanced": 0.01, "cheap": 0.001},
         default_strategy="quality",
-        report={"n_prompts": len(texts), "verdict": {"label": "ROUTE", "text": "made by hand"}},
     )
 
 
@@ -192,4 +219,9 @@ def small_grid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def with_verdict(artifact: RouterArtifact) -> Callable[[str], RouterArtifact]:
     """The artifact made by hand, with another verdict."""
-    return lambda label: replace(artifact, verdict=Verdict(label, f"{label}: always use it.", artifact.best_fixed))
+
+    def changed(label: str) -> RouterArtifact:
+        verdict = Verdict(label, f"{label}: always use it.", artifact.best_fixed)
+        return replace(artifact, tiers=(replace(artifact.best, verdict=verdict),))
+
+    return changed

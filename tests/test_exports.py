@@ -30,6 +30,8 @@ def test_router_exports() -> None:
         "__version__",
     ]
     assert all(hasattr(router, name) for name in router.__all__)
+    assert set(router.__all__) <= set(dir(router))
+    assert not hasattr(router, "Nonsense")
 
 
 def test_training_exports() -> None:

@@ -18,7 +18,10 @@ LAYERS = {
     "router.prompt": 0,
     "router.features": 0,
     "router.deadline": 0,
+    "router.files": 0,
+    "router.forecast": 0,
     "router.artifact": 1,
+    "router.cache": 1,
     "router.encoder": 1,
     "router.index": 1,
     "router.estimate": 1,
@@ -26,31 +29,42 @@ LAYERS = {
     "router.policy": 1,
     "router.profiles": 1,
     "router.space": 1,
+    "router.tier": 1,
     "router.session": 1,
     "router.intents": 2,
-    "router.router": 2,
-    "router": 3,
-    "router.service": 3,
+    "router.rung": 2,
+    "router.worker": 2,
+    "router.router": 3,
+    "router": 4,
+    "router.service": 4,
+    "router.client": 4,
     "router.arguments": 0,
-    "router.cli_encoder": 3,
-    "router.cli": 4,
+    "router.cli_encoder": 4,
+    "router.cli_serve": 5,
+    "router.cli": 6,
 }
-# Layer-1 rooms meet in router.router. The exceptions: the artifact reads and writes the others' plain values, and
-# three rooms take values that others give.
+# Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
+# values, and three rooms take values that others give.
 SIDEWAYS = {
     ("router.prompt", "router.errors"),
-    ("router.artifact", "router.encoder"),
+    ("router.files", "router.errors"),
+    ("router.files", "router.types"),
     ("router.artifact", "router.estimate"),
     ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
-    ("router.artifact", "router.space"),
+    ("router.artifact", "router.tier"),
     ("router.estimate", "router.index"),
     ("router.pins", "router.encoder"),
     ("router.pins", "router.index"),
     ("router.policy", "router.estimate"),
+    ("router.tier", "router.encoder"),
+    ("router.tier", "router.estimate"),
+    ("router.tier", "router.index"),
+    ("router.tier", "router.pins"),
+    ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
@@ -140,8 +154,21 @@ def test_a_fresh_interpreter_loads_nothing_offline() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert {"router", "faiss", "onnxruntime", "tokenizers"} <= loaded
+    assert {"router", "numkong", "onnxruntime", "tokenizers"} <= loaded
     assert not loaded & {*OFFLINE, *ENCODER_MAKERS, "pyarrow", "scipy"}
+
+
+def test_the_client_can_be_copied_alone() -> None:
+    needed = set(imports(ROUTER["router.client"])) - {"router.errors"}
+    assert {name.partition(".")[0] for name in needed} <= set(sys.stdlib_module_names)
+
+
+def test_a_fresh_interpreter_loads_the_client_alone() -> None:
+    code = "import json, sys, router.client\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "numpy" not in loaded
+    assert {name for name in loaded if within(name, ("router",))} == {"router", "router.client", "router.errors"}
 
 
 def test_training_says_which_extra_it_misses() -> None:

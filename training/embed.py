@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from router.encoder import Encoder
 from router.errors import ConfigError
 from router.features import surface_features
+from router.index import round_points, unit_points
 from router.prompt import prompt_hash
-from router.space import fit_space
+from router.space import Space, fit_space
 from training.hold_out import Far, Place
 from training.select import N_NEIGHBORS, TEMPERATURES
 
@@ -124,12 +125,11 @@ def make_places(
     places = []
     for weight in feature_weights:
         space = fit_space(embedded.vectors, embedded.features, weight)
-        # Rounded as the artifact will store them, so that training and serving see the same similarities.
-        vectors = space.place_all(embedded.vectors, embedded.features).astype(np.float16).astype(np.float32)
+        vectors = _rounded(space, embedded)
         usual = float(np.median(_nearest_other(vectors)))
         others = vectors[:N_JUNK] @ vectors.T
         others[np.arange(len(others)), np.arange(len(others))] = -np.inf
-        strangers = space.place_all(junk.vectors, junk.features) @ vectors.T
+        strangers = _rounded(space, junk) @ vectors.T
         gap = usual - float(np.median(strangers.max(axis=1)))
         # Random words have many neighbours nearly as near as the nearest: their support is more than its weight.
         share = JUNK_SHARE * min(1.0, _flat_support(others) / _flat_support(strangers))
@@ -137,6 +137,11 @@ def make_places(
         far = Far(usual, float(far_temperature), max_unknown_share)
         places.append(Place(space, vectors, far, unreadable))
     return places
+
+
+def _rounded(space: Space, embedded: Embedded) -> NDArray[np.float32]:
+    """Return the points, rounded as the index rounds them, so that training and serving see the same similarities."""
+    return unit_points(round_points(space.place_all(embedded.vectors, embedded.features)))
 
 
 def _flat_support(similar: NDArray[np.float32]) -> float:

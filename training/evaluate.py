@@ -105,7 +105,7 @@ class Judged:
     expected_costs_usd: what the router reckons with, NaN where unknown. intents: int64 (n_rows,), numbers of the
     artifact's intents as read from the neighbours, -1 without. nearest: float64 (n_rows,), cosine to the nearest
     training row, 0 where the neighbours were not asked. trained_on: bool (n_rows,), the same text was a training row.
-    groups: int64 (n_rows,), rows of one group are not independent.
+    groups: int64 (n_rows,), rows of one group are not independent. tier: which one of the artifact answered.
     """
 
     table: Table
@@ -124,6 +124,7 @@ class Judged:
     trained_on: NDArray[np.bool_]
     groups: NDArray[np.int64]
     artifact_id: str
+    tier: str
     artifact_intents: tuple[str, ...]
     unknown_models: tuple[str, ...]
 
@@ -145,6 +146,7 @@ class Judged:
         """Return the numbers and the verdict."""
         details: JsonObject = {
             "artifact_id": self.artifact_id,
+            "tier": self.tier,
             "n_trained_on": int(self.trained_on.sum()),
             "n_near_duplicates_of_training": int(self.near_duplicate.sum()),
             "unknown_models": list(self.unknown_models),
@@ -160,7 +162,7 @@ class Judged:
             self.best_fixed,
             self.groups,
             self.costs_usd,
-            protocol=f"log evaluated with artifact {self.artifact_id or '(unwritten)'}",
+            protocol=f"log evaluated with artifact {self.artifact_id or '(unwritten)'}, {self.tier} tier",
             details=details,
             margin=margin,
         )
@@ -175,9 +177,9 @@ class Judged:
 def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DEFAULT_MARGIN) -> Report:
     """Route every prompt of a separate log and compare with the best fixed model of the training rows.
 
-    The router's own choices are scored, whatever the artifact's verdict. Models that the artifact does not know are
-    left out. Prompts that it was trained on, word for word or nearly so, are counted in ``details``, and the gain is
-    given without them, too.
+    The best tier is judged, alone; for another, give ``artifact.only(name)``. The router's own choices are scored,
+    whatever the artifact's verdict. Models that the artifact does not know are left out. Prompts that it was trained
+    on, word for word or nearly so, are counted in ``details``, and the gain is given without them, too.
 
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
@@ -188,13 +190,14 @@ def evaluate(artifact: RouterArtifact, log: PreferenceLog, *, margin: float = DE
 def judge_log(
     artifact: RouterArtifact, log: PreferenceLog, *, progress: Callable[[str, int, int], object] | None = None
 ) -> Judged:
-    """Route every prompt of a separate log and keep what ``evaluate`` and the report page are made of.
+    """Route every prompt of a separate log with the best tier; return what ``evaluate`` and the report page show.
 
     progress: called with (stage, prompts done, prompts in all).
 
     Raises:
         DataError: the log holds fewer than two of the artifact's models.
     """
+    artifact = artifact.only()
     known = set(artifact.models) & set(log.models)
     if len(known) < 2:
         raise DataError(f"the log shares {len(known)} models with the artifact; at least 2 are needed")
@@ -209,7 +212,7 @@ def judge_log(
     nearest = np.zeros(len(table))
     router, policy = Router(artifact), Policy(candidates=table.models, route_anyway=True)
     for row, text in enumerate(table.originals):
-        decision = router.route(text, policy)
+        decision = router.answer_of(artifact.best.name, text, policy)
         if progress is not None:
             progress("routing", row + 1, len(table))
         choices[row] = column[decision.model]
@@ -223,7 +226,7 @@ def judge_log(
             expected[at] = np.nan if one.cost_usd is None else one.cost_usd
     best_fixed = _best_known_fixed(artifact, table.models)
     # The outcome model of the value must speak the log's unit: logits for battles, 0..1 for scores.
-    if table.kind == artifact.evidence.kind:
+    if table.kind == artifact.best.evidence.kind:
         evidence = _prior_of(artifact, [artifact.models.index(model) for model in table.models])
     else:
         evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
@@ -236,14 +239,15 @@ def judge_log(
         quality=quality,
         support=support,
         lead_error=lead_error,
-        guard_z=artifact.settings.guard_z,
+        guard_z=artifact.best.settings.guard_z,
         costs_usd=costs_of(table, expected),
         expected_costs_usd=expected,
         intents=intents,
         nearest=nearest,
         trained_on=_trained_on(artifact, table.texts),
-        groups=near_duplicate_groups(np.stack([artifact.encoder.encode(text).vector for text in table.texts])),
+        groups=near_duplicate_groups(np.stack([artifact.best.encoder.encode(text).vector for text in table.texts])),
         artifact_id=artifact.id,
+        tier=artifact.best.name,
         artifact_intents=artifact.intents,
         unknown_models=tuple(sorted(set(log.models) - known)),
     )
@@ -271,12 +275,12 @@ def _trained_on(artifact: RouterArtifact, texts: Sequence[str]) -> NDArray[np.bo
 def _best_known_fixed(artifact: RouterArtifact, models: Sequence[str]) -> str:
     if artifact.best_fixed in models:
         return artifact.best_fixed
-    return max(models, key=lambda model: float(artifact.evidence.prior[artifact.models.index(model)]))
+    return max(models, key=lambda model: float(artifact.best.evidence.prior[artifact.models.index(model)]))
 
 
 def _prior_of(artifact: RouterArtifact, columns: list[int]) -> Evidence:
     """Return the artifact's priors alone, for these columns: the outcome model of the value."""
-    evidence = artifact.evidence
+    evidence = artifact.best.evidence
     nothing = np.zeros((0, len(columns)), dtype=np.float32)
     return Evidence(
         kind=evidence.kind,

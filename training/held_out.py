@@ -19,7 +19,7 @@ from training.evaluate import costs_of, gain_over, score_choices
 from training.evidence import Table
 from training.learning_curve import CurvePoint
 from training.report import Report
-from training.value import cross_fit_factor
+from training.value import ValueMatrix, cross_fit_factor
 
 # Where costs are known, the verdict is about routing that costs no more than the fixed model.
 DEFAULT_STRATEGY = "balanced"
@@ -52,13 +52,25 @@ class Plan:
         return f"{n_parts}-fold cross-fitted, near-duplicates together, selection nested"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HeldOutReport:
-    """report: the numbers. strategies: chosen on all tested rows. default_strategy: what the report is about."""
+    """report: the numbers. strategies: chosen on all tested rows. default_strategy: what the report is about.
+
+    choices: int64 (n_tested,), columns chosen on the tested rows. worth: what each choice was worth there. groups:
+    int64 (n_tested,), near-duplicates share one. error_factor: by how much cross-fitting widens the error of a gain.
+    """
 
     report: Report
     strategies: Amounts
     default_strategy: str
+    choices: NDArray[np.int64]
+    worth: ValueMatrix
+    groups: NDArray[np.int64]
+    error_factor: float
+
+    def gain_over(self, other: "HeldOutReport") -> Gain:
+        """Return the gain of these choices over those of another report on the same tested rows, row by row."""
+        return gain_over(self.worth, self.choices, other.choices, self.groups, error_factor=self.error_factor)
 
 
 def report_held_out(
@@ -111,7 +123,15 @@ def report_held_out(
         error_factor=run.error_factor,
         n_logged=len(plan.table),
     )
-    return HeldOutReport(report, strategies, default)
+    return HeldOutReport(
+        report=report,
+        strategies=strategies,
+        default_strategy=default,
+        choices=choices,
+        worth=run.fit.worth,
+        groups=run.groups,
+        error_factor=run.error_factor,
+    )
 
 
 def _expected_costs(plan: Plan, profiles: Mapping[str, ModelProfile], fit: CrossFit) -> NDArray[np.float64]:

@@ -23,8 +23,9 @@ class Report:
     known. shares: model to share of rows it was chosen for. effective_comparisons: of a battle log.
     details: settings and counts worth keeping. ``render`` reads there how many prompts were training rows
     (n_trained_on), how many more are near-duplicates of one (n_near_duplicates_of_training), and the gain without the
-    former (gain_on_unseen) and without both (gain_without_near); and the rows' intents (intents: where they are from,
-    n_intents, n_rows_without).
+    former (gain_on_unseen) and without both (gain_without_near); the rows' intents (intents: where they are from,
+    n_intents, n_rows_without); and, of an artifact with two tiers, the gain and verdict of each and the gain of one
+    over the other (tiers: full, static, full_over_static).
     """
 
     protocol: str
@@ -76,6 +77,8 @@ class Report:
             lines.append(f"  {name:<20} {outcome.quality:.4f}{cost}  {model}".rstrip())
         lines.append(_gain_line("gain", self.gain))
         lines.extend(self._leak_lines())
+        if "tiers" in self.details:
+            lines.extend(self._tier_lines(self.details["tiers"]))
         top = sorted(self.shares.items(), key=lambda item: -item[1])[:5]
         lines.append("  chosen               " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in top))
         if "intents" in self.details:
@@ -105,6 +108,19 @@ class Report:
             gain = Gain(**self.details["gain_without_near"])
             lines.append(f"{_gain_line('  unseen, not near', gain)}, without {' and '.join(without)}")
         return lines
+
+    def _tier_lines(self, tiers: JsonObject) -> list[str]:
+        """Return what either tier is worth, and plainly where the slower one adds nothing that the log shows."""
+        full, static = (_points(tiers[name]["gain"]) for name in ("full", "static"))
+        over = tiers["full_over_static"]
+        lines = [f"  {'tiers, in points':<20} full {full}, static {static}; full over static {_points(over)}"]
+        if over["low"] <= 0 or over["high"] < self.details["margin"]:
+            lines.append(f"  {'':<20} static answers are as good, as far as this log can tell")
+        return lines
+
+
+def _points(gain: JsonObject) -> str:
+    return f"{100 * gain['mean']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
 
 
 def _gain_line(name: str, gain: Gain) -> str:

@@ -86,7 +86,7 @@ def write_report(
         ConfigError: a file cannot be written, or matplotlib is missing.
     """
     check_directory(directory)
-    target = Path(directory)
+    target, artifact = Path(directory), artifact.only(judged.tier)
     found = findings(judged, artifact.report)
     plots = draw_plots(found, judged.best_fixed)
     page = render_page(artifact, judged, report, found, plots, show_prompts=show_prompts)
@@ -417,10 +417,10 @@ def _made(artifact: RouterArtifact, report: Report) -> str:
     trained = artifact.report.get("verdict", {})
     facts = [
         ("whichmodel", __version__),
-        ("artifact", f"{artifact.id or '(unwritten)'}, {len(artifact.vectors)} rows, {len(artifact.models)} models"),
+        ("artifact", f"{artifact.id or '(unwritten)'}, {artifact.n_rows} rows, {len(artifact.models)} models"),
         ("verdict in training", str(trained.get("text", "")) if isinstance(trained, dict) else ""),
         ("the router's setting", _strategy(artifact)),
-        ("encoder", f"{artifact.encoder.settings.name} ({artifact.encoder.settings.tier} tier)"),
+        ("tier judged", f"{artifact.best.name}, encoder {artifact.best.encoder.settings.name}"),
         ("models of the log left out", ", ".join(report.details.get("unknown_models", [])) or "none"),
         ("intervals", f"{N_DRAWS} resamples of prompts for AIQ, APGR, CPT and calibration (seed {SEED}); else normal"),
     ]

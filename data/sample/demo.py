@@ -1,4 +1,4 @@
-"""Train on the sample log with both encoders that ship, serve each artifact, and print decisions with their reasons.
+"""Train on the sample log with both encoders that ship, serve the artifact, and print decisions with their reasons.
 
 Everything goes through the ``whichmodel`` command and its HTTP service, as it would for a user.
 """
@@ -20,8 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
-OUT = CHECKOUT / "build" / "demo"
-TIERS = {"static": "a table of token vectors, microseconds", "full": "a small network, milliseconds"}
+ARTIFACT = "build/demo"
 COMMAND = Path(sys.executable).parent / "whichmodel"
 URL = re.compile(r"http://[\w.\-]+:\d+")
 START_TIMEOUT_S = 60
@@ -29,6 +28,7 @@ STOP_TIMEOUT_S = 15
 REQUEST_TIMEOUT_S = 10
 WIDTH = 110
 LABEL_WIDTH = 14
+BUDGET_MS, SHORT_BUDGET_MS = 50, 1
 
 # None of these is in the sample.
 REQUESTS: tuple[dict[str, Any], ...] = (
@@ -54,32 +54,27 @@ def main() -> int:
     """Run the demo and return its exit code."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
-        for tier, what in TIERS.items():
-            print(f"\n=== The {tier} encoder: {what} ===\n")
-            train(tier)
-            with serving(tier) as url:
-                for number, request in enumerate(REQUESTS, start=1):
-                    show(number, request, call(f"{url}/route", request | {"explain": True}))
-                print("\nVerdict on held-out prompts:", call(f"{url}/artifact")["verdict"]["text"])
+        train()
+        with serving() as url:
+            for number, request in enumerate(REQUESTS, start=1):
+                show(number, request, ask(url, request, BUDGET_MS))
+            print(f"\nThe first one again, made anew within {SHORT_BUDGET_MS} ms:")
+            show(1, REQUESTS[0], ask(url, REQUESTS[0] | {"cache": False}, SHORT_BUDGET_MS))
+            print("\nVerdict on held-out prompts:", call(f"{url}/artifact")["verdict"]["text"])
     except DemoError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
-    print(f"\nAgain by hand: whichmodel serve {directory('full')}; its intents: whichmodel intents {directory('full')}")
+    print(f"\nAgain by hand: whichmodel serve {ARTIFACT}; its intents: whichmodel intents {ARTIFACT}")
     return 0
 
 
-def directory(tier: str) -> Path:
-    """Return where a tier's artifact lies, from the checkout."""
-    return (OUT / tier).relative_to(CHECKOUT)
-
-
-def train(tier: str) -> None:
+def train() -> None:
     """Train on the sample; the report of the command is shown as it comes."""
     if not COMMAND.is_file():
         raise DemoError(f"{COMMAND} is missing; install the project first: pip install -e '.[train]'")
     sample = HERE.relative_to(CHECKOUT)
-    options = ["--encoder", tier, "--prices", f"{sample}/models.yaml", "--store-prompts", "full"]
-    command = ["train", f"{sample}/battles.jsonl", "--out", str(directory(tier)), *options]
+    options = ["--encoder", "both", "--prices", f"{sample}/models.yaml", "--store-prompts", "full"]
+    command = ["train", f"{sample}/battles.jsonl", "--out", ARTIFACT, *options]
     print(f"$ whichmodel {' '.join(command)}", flush=True)
     code = subprocess.run([str(COMMAND), *command], cwd=CHECKOUT, check=False).returncode
     if code:
@@ -87,9 +82,9 @@ def train(tier: str) -> None:
 
 
 @contextmanager
-def serving(tier: str) -> Iterator[str]:
+def serving() -> Iterator[str]:
     """Serve the artifact on a free port, give its URL, and stop the server at the end."""
-    command = ["serve", str(directory(tier)), "--port", "0"]
+    command = ["serve", ARTIFACT, "--port", "0"]
     print(f"\n$ whichmodel {' '.join(command)}", flush=True)
     server = subprocess.Popen(
         [str(COMMAND), *command], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -146,22 +141,29 @@ def call(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     return parsed
 
 
+def ask(url: str, request: dict[str, Any], budget_ms: float) -> dict[str, Any]:
+    """Route a prompt within a latency budget, with the reasons."""
+    return call(f"{url}/route", request | {"explain": True, "latency_budget_ms": budget_ms})
+
+
 def show(number: int, request: dict[str, Any], answer: dict[str, Any]) -> None:
     """Print one decision."""
     explanation = answer["explanation"]
-    runner_up, nearest = explanation["runner_up"], explanation["neighbors"][0]
+    runner_up, neighbors = explanation["runner_up"], explanation["neighbors"]
     turns = [one["content"] for one in request.get("messages", ()) if one["role"] == "user"]
     print()
     show_line(f"{number}. prompt", request.get("prompt") or " / ".join(turns))
-    show_line("   model", f"{answer['model']}   (reason: {answer['reason']}, {answer['elapsed_ms']:.1f} ms)")
+    show_line("   model", f"{answer['model']}   (reason: {answer['reason']})")
+    show_line("   tier", f"{answer['tier']}, {answer['elapsed_ms']:.1f} of {answer['latency_budget_ms']:.0f} ms")
     show_line("   why", explanation["summary"])
     if intent := answer["intent"]:
         show_line("   intent", f"{intent['label']}, that of {intent['neighbor_share']:.0%} of the neighbours")
     if runner_up:
         show_line("   next best", f"{runner_up['model']}, {runner_up['margin']:.3f} behind")
-    winners = " and ".join(nearest["winners"]) or "no model clearly"
-    text = " ".join(nearest["prompt"].split())
-    show_line("   nearest", f'won by {winners}, cosine {nearest["similarity"]:.2f}: "{text}"')
+    for nearest in neighbors[:1]:  # none where there was no time to look for any
+        winners = " and ".join(nearest["winners"]) or "no model clearly"
+        text = " ".join(nearest["prompt"].split())
+        show_line("   nearest", f'won by {winners}, cosine {nearest["similarity"]:.2f}: "{text}"')
 
 
 def show_line(label: str, text: str) -> None:

@@ -50,6 +50,13 @@ class ApiKeys:
         """Tell whether a key is needed at all."""
         return bool(self.hashes)
 
+    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Tell whether a request with these headers has a key, or none is needed; names in lower case."""
+        if not self.hashes:
+            return True
+        key = offered_key(headers)
+        return key is not None and self.accept(key)
+
     def accept(self, key: bytes) -> bool:
         """Tell whether the key is one of ours, in a time that does not depend on which or how nearly."""
         digest = hashlib.sha256(key).digest()

@@ -108,6 +108,7 @@ class RouteRequest(WireModel):
         None, ge=1, le=10_000, description="Milliseconds from the request's arrival; null: the server's default."
     )
     policy: RequestPolicy | None = Field(None, description="Constraints and preferences of this request.")
+    cache: bool = Field(True, description="The decision may be one that was made before for the same text and policy.")
     explain: bool = Field(False, description="Add the estimates, neighbours and exclusions behind the choice.")
 
     @model_validator(mode="after")
@@ -200,6 +201,7 @@ class RouteAnswer(WireModel):
     propensity: float
     tier: str
     degraded: bool
+    cached: bool
     latency_budget_ms: float
     elapsed_ms: float
     budget_met: bool
@@ -311,6 +313,7 @@ ANSWER_EXAMPLE: JsonObject = {
     "propensity": 1.0,
     "tier": "static",
     "degraded": False,
+    "cached": False,
     "latency_budget_ms": 50.0,
     "elapsed_ms": 0.4127,
     "budget_met": True,

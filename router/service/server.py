@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import signal
 import socket
 import threading
@@ -11,16 +10,20 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from router.deadline import now_ms
 from router.errors import ConfigError
 from router.router import Router
 from router.service.app import create_app
 from router.service.auth import check_bind
+from router.service.backlog import Backlog
+from router.service.logs import logging_config
 from router.service.schema import error_body
 from router.service.settings import Settings
 
@@ -40,10 +43,13 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
     check_bind(settings.host, settings.api_keys)
     with _listen(settings.host, settings.port) as listener:
         artifact = router.artifact
+        app = create_app(router, settings)
         line = f"whichmodel serves {artifact.id} at {_url(listener)}: {artifact.verdict.text}"
         config = uvicorn.Config(
-            create_app(router, settings),
-            http=partial(BoundedHttpProtocol, head_timeout_s=settings.chunk_timeout_s),  # type: ignore[arg-type]
+            app,
+            http=partial(  # type: ignore[arg-type]
+                BoundedHttpProtocol, head_timeout_s=settings.chunk_timeout_s, backlog=app.backlog
+            ),
             ws="none",
             loop="auto",
             lifespan="on",
@@ -52,7 +58,7 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-            log_config=_LOGGING,
+            log_config=logging_config(settings),
         )
         server = _AnnouncingServer(config, announce=lambda: announce(line))
         with _exit_on_signals(server):
@@ -70,9 +76,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_timeout_s: float,
+        backlog: Backlog,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_timeout_s = head_timeout_s
+        self._backlog = backlog
         self._head_timer: asyncio.TimerHandle | None = None
         self._begin_head()
 
@@ -95,11 +103,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, "too_large", f"the request head has more than {MAX_HEAD_BYTES} bytes")
 
+    def on_message_begin(self) -> None:
+        """Note when the request arrived: what it waits from now on, its turn included, counts against its budget."""
+        super().on_message_begin()
+        self.scope["state"]["arrived_ms"] = now_ms()
+
     def on_headers_complete(self) -> None:
         """Hand the request to the application."""
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
+        self._backlog.enter(cast(Scope, self.scope))
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
@@ -148,31 +162,6 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._announce()
-
-
-class _NotLoggedYet(logging.Filter):
-    """Drops uvicorn's own record of an exception: the application has logged it, without the exception's text."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.exc_info is None
-
-
-_LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "filters": {"not_logged_yet": {"()": _NotLoggedYet}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {
-        "router": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "uvicorn.error": {
-            "handlers": ["stderr"],
-            "level": "ERROR",
-            "propagate": False,
-            "filters": ["not_logged_yet"],
-        },
-    },
-}
 
 
 @contextmanager

@@ -1,93 +1,244 @@
-"""What can be set about the service, its ranges, and how it is read from the environment."""
+"""What can be set about the service: one table of names, types, defaults, ranges and help, and the values in force.
+
+The fields of ``Settings`` are that table. File, environment, command line and docs are all made from it.
+"""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from router.errors import ConfigError
 from router.service.auth import ApiKeys
 
-RANGES: dict[str, tuple[float, float]] = {
-    "port": (0, 65_535),
-    "max_body_bytes": (1_024, 2**26),
-    "latency_budget_ms": (1, 10_000),
-    "chunk_timeout_s": (0.01, 600),
-}
+KEYS_VARIABLE = "WHICHMODEL_API_KEYS"
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# Longest part of a wrong value that an error repeats.
+SHOWN_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of one server.
+class Setting:
+    """One row of the table. table: where it stands in the file. low, high: of numbers, both allowed."""
 
-    port: 0 takes a free one. latency_budget_ms: for requests that name none. chunk_timeout_s: longest silence
-    inside a request's body, and longest time for its head.
+    name: str
+    table: str
+    kind: type
+    default: Any
+    help: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Name in the file, with its table."""
+        return f"{self.table}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """Name in the environment."""
+        return f"WHICHMODEL_{self.name.upper()}"
+
+    @property
+    def option(self) -> str:
+        """Name on the command line, where the artifact is the one argument."""
+        return self.name.upper() if self.name == "artifact" else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def wanted(self) -> str:
+        """What an error says was expected."""
+        if self.kind in (int, float):
+            number = "a whole number" if self.kind is int else "a number"
+            unit = f" ({self.unit})" if self.unit else ""
+            return f"{number} from {self.low:,} to {self.high:,}{unit}"
+        if self.choices:
+            return " or ".join(self.choices)
+        return "a path" if self.kind is Path else "a text without spaces"
+
+    def checked(self, value: object, where: str) -> Any:
+        """Return a value as it is kept. where: what an error names as its place.
+
+        Raises:
+            ConfigError: the value has another type or is out of range.
+        """
+        kept = self._kept(value)
+        if kept is None and (value is not None or self.default is not None):
+            raise ConfigError(f"{where} has {_got(value)}: expected {self.wanted}")
+        return kept
+
+    def from_text(self, text: str, where: str) -> Any:
+        """Return the value that a text stands for, as it is kept. where: what an error names as its place.
+
+        Raises:
+            ConfigError: the text is no such value, or it is out of range.
+        """
+        value: object = text.strip()
+        if self.kind in (int, float):
+            try:
+                value = self.kind(text)
+            except ValueError:
+                value = None
+        kept = self._kept(value)
+        if kept is None:
+            raise ConfigError(f"{where} has {_got(text)}: expected {self.wanted}")
+        return kept
+
+    def shown(self, value: Any) -> str:
+        """Return a kept value for people, with its unit."""
+        if value is None:
+            return "none"
+        if self.kind in (int, float):
+            return f"{repr(value).removesuffix('.0')} {self.unit}".rstrip()
+        text = str(value)
+        return text if text.isprintable() else repr(text)
+
+    def _kept(self, value: object) -> Any:
+        if self.kind in (int, float):
+            if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
+                return None
+            return self.kind(value) if self.low <= value <= self.high else None
+        if self.kind is Path:
+            return Path(value) if isinstance(value, str | Path) and str(value) and "\0" not in str(value) else None
+        if not isinstance(value, str) or not value or not value.isprintable() or " " in value:
+            return None
+        if self.choices:
+            return value.lower() if value.lower() in self.choices else None
+        return value
+
+
+def _row(table: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"table": table, "help": text, **more}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one server; what each means, its range and its unit stand beside it, here and nowhere else.
+
+    api_keys: no row of the table, because keys stand in no configuration file; read from ``api_keys_file`` where that
+    is given and they are not.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    max_body_bytes: int = 4 * 2**20
-    latency_budget_ms: float = 50.0
-    chunk_timeout_s: float = 5.0
+    host: str = field(
+        default="127.0.0.1", metadata=_row("server", "address to listen on; beyond this machine only with API keys")
+    )
+    port: int = field(
+        default=8080, metadata=_row("server", "port to listen on; 0 takes a free one", low=0, high=65_535)
+    )
+    artifact: Path | None = field(
+        default=None, metadata=_row("server", "artifact to serve: a directory written by 'whichmodel train --out'")
+    )
+    api_keys_file: Path | None = field(
+        default=None, metadata=_row("server", "file of API keys, one per line; lines that begin with # are skipped")
+    )
+    max_body_bytes: int = field(
+        default=4 * 2**20,
+        metadata=_row("server", "largest body of a request", unit="bytes", low=1_024, high=2**26),
+    )
+    chunk_timeout_s: float = field(
+        default=5.0,
+        metadata=_row(
+            "server",
+            "longest silence inside a request's body, and longest time for its head",
+            unit="s",
+            low=0.01,
+            high=600,
+        ),
+    )
+    max_backlog: int = field(
+        default=128,
+        metadata=_row(
+            "server",
+            "requests that wait for their turn before more are refused with 429",
+            unit="requests",
+            low=1,
+            high=100_000,
+        ),
+    )
+    log_format: str = field(default="text", metadata=_row("server", "form of the log lines", choices=LOG_FORMATS))
+    log_level: str = field(
+        default="info", metadata=_row("server", "least severe log lines that are written", choices=LOG_LEVELS)
+    )
+    latency_budget_ms: float = field(
+        default=50.0,
+        metadata=_row("routing", "latency budget of requests that name none", unit="ms", low=1, high=10_000),
+    )
+    cache_entries: int = field(
+        default=4096,
+        metadata=_row(
+            "routing", "decisions kept for repeated requests; 0 keeps none", unit="entries", low=0, high=1_000_000
+        ),
+    )
+    max_waiting: int = field(
+        default=1024,
+        metadata=_row("routing", "requests that may wait for the full encoder", unit="requests", low=1, high=100_000),
+    )
+    encoder_nice: int = field(
+        default=10,
+        metadata=_row("routing", "by how much the full encoder's thread yields to the others", low=0, high=19),
+    )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check every value, and read the file of keys if there is one and no keys were given.
 
         Raises:
-            ConfigError: a number is out of its range.
+            ConfigError: a value has another type or is out of its range, or the keys cannot be read.
         """
-        for name in RANGES:
-            _check_range(name, getattr(self, name), name)
+        for setting in SETTINGS:
+            object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), setting.name))
+        if self.api_keys_file is not None and not self.api_keys:
+            object.__setattr__(self, "api_keys", ApiKeys.from_file(self.api_keys_file))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read ``WHICHMODEL_HOST``, ``_PORT``, ``_MAX_BODY_BYTES``, ``_LATENCY_BUDGET_MS``, ``_CHUNK_TIMEOUT_S``
-        and ``_API_KEYS`` (separated by commas) or ``_API_KEYS_FILE``; what is absent or empty keeps its default.
+        """Return the settings that the environment gives, with defaults for the others.
 
         Raises:
-            ConfigError: a value is not a number or out of range, or the keys cannot be read.
+            ConfigError: as ``read_environment``, or the keys cannot be read.
         """
-        default = cls()
-        return cls(
-            host=environ.get("WHICHMODEL_HOST") or default.host,
-            port=_whole(environ, "port", default.port),
-            max_body_bytes=_whole(environ, "max_body_bytes", default.max_body_bytes),
-            latency_budget_ms=_number(environ, "latency_budget_ms", default.latency_budget_ms),
-            chunk_timeout_s=_number(environ, "chunk_timeout_s", default.chunk_timeout_s),
-            api_keys=_keys(environ),
+        return cls(**dict(read_environment(environ)))
+
+
+def read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of every setting that has a variable; one that is empty counts as absent.
+
+    Raises:
+        ConfigError: a value is wrong, ``WHICHMODEL_API_KEYS`` holds no key, or a file of keys is named as well.
+    """
+    for setting in SETTINGS:
+        if text := environ.get(setting.variable):
+            yield setting.name, setting.from_text(text, setting.variable)
+    if listed := environ.get(KEYS_VARIABLE):
+        if environ.get(f"{KEYS_VARIABLE}_FILE"):
+            raise ConfigError(f"{KEYS_VARIABLE} and {KEYS_VARIABLE}_FILE are both set: expected one of them")
+        yield "api_keys", ApiKeys.from_lines(listed.split(","), KEYS_VARIABLE)
+
+
+def _table() -> tuple[Setting, ...]:
+    kinds = get_type_hints(Settings)
+    return tuple(
+        Setting(
+            one.name, kind=(get_args(kinds[one.name]) or (kinds[one.name],))[0], default=one.default, **one.metadata
         )
+        for one in fields(Settings)
+        if one.metadata
+    )
 
 
-def _keys(environ: Mapping[str, str]) -> ApiKeys:
-    listed, path = environ.get("WHICHMODEL_API_KEYS"), environ.get("WHICHMODEL_API_KEYS_FILE")
-    if listed and path:
-        raise ConfigError("WHICHMODEL_API_KEYS and WHICHMODEL_API_KEYS_FILE are both set: expected one of them")
-    if path:
-        return ApiKeys.from_file(path)
-    return ApiKeys.from_lines(listed.split(","), "WHICHMODEL_API_KEYS") if listed else ApiKeys()
+def _got(value: object) -> str:
+    """Return what was given instead of a value, in the words of the configuration file."""
+    if isinstance(value, list):
+        return "an array"  # of keys, perhaps: not to be repeated
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return f"the value {str(value).lower()}"
+    shown = repr(value)
+    return f"the value {shown if len(shown) <= SHOWN_CHARS else shown[:SHOWN_CHARS] + '...'}"
 
 
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
-    key = f"WHICHMODEL_{name.upper()}"
-    text = environ.get(key)
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError as exc:
-        raise ConfigError(f"{key} has the value {text!r}: expected a number") from exc
-    _check_range(name, value, key)
-    return value
-
-
-def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
-    value = _number(environ, name, default)
-    if value != int(value):
-        raise ConfigError(f"WHICHMODEL_{name.upper()} has the value {value!r}: expected a whole number")
-    return int(value)
-
-
-def _check_range(name: str, value: float, label: str) -> None:
-    low, high = RANGES[name]
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{label} has the value {value!r}: expected a number from {low} to {high}")
+SETTINGS = _table()

@@ -66,14 +66,17 @@ def test_its_artifact_reads_what_the_shipped_encoder_cannot(
     directory: Path, log: PreferenceLog, tmp_path: Path
 ) -> None:
     artifact, report = train(log, encoder=directory)
-    assert (report.best_fixed, report.gain.low > 0) == ("anglophone", True) and artifact.settings.max_unknown_share < 1
+    assert (report.best_fixed, report.gain.low > 0) == (
+        "anglophone",
+        True,
+    ) and artifact.best.settings.max_unknown_share < 1
     artifact.write(tmp_path / "v1")
     router = Router.load(tmp_path / "v1")
-    assert router.artifact.encoder.id == OnnxEncoder.load(directory).id
+    assert router.artifact.best.encoder.id == OnnxEncoder.load(directory).id
     for prompt, model in NEW.items():
         decision = router.route(prompt, Policy(route_anyway=True))
         assert (decision.model, decision.reason) == (model, "best")
         assert len(decision.neighbors) > 0
     assert router.route("🤷🤷🤷🤷", Policy(route_anyway=True)).reason == "unreadable"
     shipped = OnnxEncoder.load("static")
-    assert shipped.encode(next(iter(NEW))).unknown_share > artifact.settings.max_unknown_share
+    assert shipped.encode(next(iter(NEW))).unknown_share > artifact.best.settings.max_unknown_share

@@ -13,22 +13,36 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.artifact import REQUIRED, RouterArtifact, _artifact_id, _tidy, load_artifact
+from router.artifact import RouterArtifact, _artifact_id, load_artifact, required_files
 from router.encoder import OnnxEncoder
-from router.errors import ArtifactError, EncoderError, RouterError
+from router.errors import ArtifactError, ConfigError, EncoderError, RouterError
 from router.estimate import Evidence
+from router.files import tidy
+from router.index import round_points
 from router.pins import pins_of
 from router.prompt import Template
 from router.space import Space
+from router.tier import Tier
 
-FILES = ("manifest.json", *REQUIRED, "prompts.jsonl")
+FILES = ("manifest.json", *required_files(["static"]), "prompts.jsonl")
+BOTH_FILES = ("manifest.json", *required_files(["full", "static"]), "prompts.jsonl")
+# Every file but the prompts, then the manifest, then the directory.
+N_SYNCS = len(required_files(["static"])) + 2
 
 
 @pytest.fixture(scope="module")
 def full(artifact: RouterArtifact) -> RouterArtifact:
     """With everything optional in it."""
-    prompts = tuple(f"prompt {row} \ud800\n\u2028" for row in range(len(artifact.vectors)))
+    return with_everything(artifact)
+
+
+def with_everything(artifact: RouterArtifact) -> RouterArtifact:
+    prompts = tuple(f"prompt {row} \ud800\n\u2028" for row in range(artifact.n_rows))
     return replace(artifact, prompts=prompts, template=Template(("Q: é", "A"), ("end\n",)))
+
+
+def with_best(artifact: RouterArtifact, **changes: Any) -> RouterArtifact:
+    return replace(artifact, tiers=(replace(artifact.best, **changes), *artifact.tiers[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +60,12 @@ def copy(written: Path, tmp_path: Path) -> Path:
 def same(a: Any, b: Any) -> None:
     """Compare two values of the artifact, arrays bit for bit."""
     assert type(a) is type(b)
-    if isinstance(a, Evidence | Space):
+    if isinstance(a, Evidence | Space | Tier):
         for one in fields(a):
             same(getattr(a, one.name), getattr(b, one.name))
+    elif isinstance(a, tuple):
+        for one, other in zip(a, b, strict=True):
+            same(one, other)
     elif isinstance(a, np.ndarray):
         assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     elif isinstance(a, OnnxEncoder):
@@ -84,7 +101,7 @@ def test_a_flipped_byte_is_refused_and_the_file_named(copy: Path, name: str, whe
 
 
 @pytest.mark.parametrize(
-    "old", ['"chef-large"', '"ROUTE"', '"n_rows": 150', '"cosine"', '"scores"', '"tier": "static"']
+    "old", ['"chef-large"', '"ROUTE"', '"n_rows": 150', '"cosine-int8"', '"scores"', '"tier": "static"']
 )
 def test_the_manifest_vouches_for_itself(copy: Path, old: str) -> None:
     text = (copy / "manifest.json").read_text()
@@ -114,7 +131,11 @@ def make_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "vectors.npy", "learned.json", "prompts.jsonl", "encoder/model.onnx"]
+    "name",
+    [
+        *("manifest.json", "won.npy", "learned.json", "prompts.jsonl"),
+        *("static/vectors.npy", "static/learned.json", "static/encoder/model.onnx"),
+    ],
 )
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, lengthen, link, make_directory])
 def test_damaged_files_are_refused_and_named(copy: Path, name: str, damage: Callable[[Path], None]) -> None:
@@ -138,7 +159,7 @@ def resign(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (lambda raw: raw.update(format_version=2), "format_version 2, this version reads 3"),
+        (lambda raw: raw.update(format_version=3), "format_version 3, this version reads 4"),
         (lambda raw: raw.pop("format_version"), "format_version None"),
         (lambda raw: raw.update(artifact_id="0" * 16), "artifact_id"),
         (lambda raw: raw.pop("artifact_id"), "artifact_id"),
@@ -148,7 +169,6 @@ def resign(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda raw: raw["files"].update({"won.npy": None}), "won.npy|manifest.json"),
         (lambda raw: raw["files"].update({"won.npy": "x"}), "won.npy|manifest.json"),
         (lambda raw: raw["files"]["won.npy"].pop("sha256"), "won.npy|manifest.json"),
-        (lambda raw: raw.update(pins=None), "manifest.json"),
     ],
 )
 def test_wrong_manifests_are_refused(copy: Path, change: Callable[[dict[str, Any]], object], wanted: str) -> None:
@@ -176,7 +196,7 @@ def renamed(encoder: OnnxEncoder) -> OnnxEncoder:
 
 def test_a_foreign_encoder_is_refused(full: RouterArtifact, written: Path, tmp_path: Path) -> None:
     """Files and hashes all agree, but the vectors were made by the encoder that the manifest pins."""
-    replace(full, encoder=renamed(full.encoder)).write(tmp_path / "v1")
+    with_best(full, encoder=renamed(full.best.encoder)).write(tmp_path / "v1")
     pinned = json.loads((written / "manifest.json").read_bytes())["pins"]
     resign(tmp_path / "v1", lambda raw: raw.update(pins=pinned))
     with pytest.raises(ArtifactError, match=r"manifest\.json: .* name 'minilm-l6-intents-static-256', got 'another'"):
@@ -204,24 +224,24 @@ PINS = {
 
 
 def test_every_pin_is_known_to_the_tests(full: RouterArtifact) -> None:
-    assert list(PINS) == list(pins_of(full.encoder))
+    assert list(PINS) == list(pins_of(full.best.encoder))
 
 
 @pytest.mark.parametrize("name", PINS)
 def test_a_pin_that_differs_is_refused_by_name_although_every_hash_agrees(
     full: RouterArtifact, copy: Path, name: str
 ) -> None:
-    own = pins_of(full.encoder)[name]
+    own = pins_of(full.best.encoder)[name]
     for wrong in (PINS[name], None):
-        resign(copy, lambda raw, wrong=wrong: raw["pins"].update({name: wrong}))
+        resign(copy, lambda raw, wrong=wrong: raw["pins"]["static"].update({name: wrong}))
         with pytest.raises(ArtifactError) as refusal:
             load_artifact(copy)
         expected = f"{copy}/manifest.json: the vectors were made with {name} {wrong!r}, got {own!r}; train it again"
         assert str(refusal.value) == expected
-    resign(copy, lambda raw: raw["pins"].pop(name))
+    resign(copy, lambda raw: raw["pins"]["static"].pop(name))
     with pytest.raises(ArtifactError, match=rf"manifest\.json: .* with {name} None, got"):
         load_artifact(copy)
-    resign(copy, lambda raw: raw["pins"].update({name: own, "warp": 9}))
+    resign(copy, lambda raw: raw["pins"]["static"].update({name: own, "warp": 9}))
     with pytest.raises(ArtifactError, match=r"manifest\.json: .* with warp 9, got None"):
         load_artifact(copy)
 
@@ -258,22 +278,21 @@ def without_canaries(raw: bytes) -> bytes:
 def test_a_swapped_file_of_the_encoder_is_refused_although_every_hash_agrees(
     copy: Path, name: str, change: Callable[[bytes], bytes], pin: str
 ) -> None:
-    path = copy / "encoder" / name
+    path = copy / "static" / "encoder" / name
     raw = change(path.read_bytes())
     assert raw != path.read_bytes()
     path.write_bytes(raw)
-    OnnxEncoder.load(copy / "encoder")  # works by itself: only the vectors are not of its making
+    OnnxEncoder.load(copy / "static" / "encoder")  # works by itself: only the vectors are not of its making
     entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
-    resign(copy, lambda manifest: manifest["files"].update({f"encoder/{name}": entry}))
+    resign(copy, lambda manifest: manifest["files"].update({f"static/encoder/{name}": entry}))
     with pytest.raises(ArtifactError, match=rf"manifest\.json: the vectors were made with {pin} .*, got "):
         load_artifact(copy)
 
 
 def test_an_encoder_of_another_dimension_is_refused(full: RouterArtifact, tmp_path: Path) -> None:
-    narrow = full.vectors[:, :-1].astype(np.float32)
-    narrow /= np.linalg.norm(narrow, axis=1, keepdims=True)
-    replace(full, vectors=narrow.astype(np.float16)).write(tmp_path / "v1")
-    dim = full.vectors.shape[1]
+    dim = full.best.vectors.shape[1]
+    narrow = round_points(full.best.vectors[:, :-1].astype(np.float32))
+    with_best(full, vectors=narrow).write(tmp_path / "v1")
     with pytest.raises(ArtifactError, match=rf"vectors\.npy: {dim - 1} dimensions, .* give {dim}"):
         load_artifact(tmp_path / "v1")
 
@@ -288,40 +307,58 @@ def spoilt(array: Any, value: float) -> Any:
 def test_settings_of_another_form_are_refused(
     full: RouterArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    learned = full._learned()
+    learned = full.best._learned()
     change(learned["settings"])
-    monkeypatch.setattr(RouterArtifact, "_learned", lambda self: learned)
+    monkeypatch.setattr(Tier, "_learned", lambda self: learned)
     full.write(tmp_path / "v1")
-    with pytest.raises(ArtifactError, match=r"settings must be exactly n_neighbors, .*contrast_slope"):
+    with pytest.raises(
+        ArtifactError, match=r"static/learned\.json: .*settings must be exactly n_neighbors, .*contrast_slope"
+    ):
         load_artifact(tmp_path / "v1")
 
 
 def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
-    return lambda one: replace(
-        one, evidence=replace(one.evidence, **{name: change(one) for name, change in changes.items()})
+    """Change fields of the evidence; each change is made from the evidence as it is."""
+
+    def spoil(artifact: RouterArtifact) -> RouterArtifact:
+        evidence = artifact.best.evidence
+        changed = {name: change(evidence) for name, change in changes.items()}
+        return with_best(artifact, evidence=replace(evidence, **changed))
+
+    return spoil
+
+
+def with_space(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
+    """Change fields of the space; each change is made from the space as it is."""
+    return lambda one: with_best(
+        one, space=replace(one.best.space, **{name: change(one.best.space) for name, change in changes.items()})
     )
 
 
 @pytest.mark.parametrize(
     ("spoil", "wanted"),
     [
-        (with_evidence(g=lambda one: spoilt(one.evidence.g, np.nan)), "evidence_g.npy.*NaN"),
-        (with_evidence(h=lambda one: spoilt(one.evidence.h, np.inf)), "evidence_h.npy.*NaN"),
-        (with_evidence(h=lambda one: spoilt(one.evidence.h, -1)), "evidence_h.npy.*negative"),
-        (with_evidence(intents=lambda one: spoilt(one.evidence.intents, 3)), "intents.npy"),
-        (with_evidence(intents=lambda one: spoilt(one.evidence.intents, -2)), "intents.npy"),
-        (with_evidence(intents=lambda one: one.evidence.intents.astype(np.int64)), "intents.npy.*int32"),
-        (with_evidence(g=lambda one: one.evidence.g[:-1]), "evidence_g.npy.*shape"),
-        (with_evidence(sizes=lambda one: spoilt(one.evidence.sizes, np.nan)), "sizes.npy.*NaN"),
-        (with_evidence(sizes=lambda one: spoilt(one.evidence.sizes, -1)), "sizes.npy.*negative"),
-        (with_evidence(sizes=lambda one: one.evidence.sizes[:-1]), "sizes.npy.*shape"),
-        (with_evidence(prior=lambda one: one.evidence.prior[:-1]), "learned.json"),
-        (with_evidence(variance=lambda one: -one.evidence.variance), "negative"),
+        (with_evidence(g=lambda one: spoilt(one.g, np.nan)), "evidence_g.npy.*NaN"),
+        (with_evidence(h=lambda one: spoilt(one.h, np.inf)), "evidence_h.npy.*NaN"),
+        (with_evidence(h=lambda one: spoilt(one.h, -1)), "evidence_h.npy.*negative"),
+        (with_evidence(intents=lambda one: spoilt(one.intents, 3)), "intents.npy"),
+        (with_evidence(intents=lambda one: spoilt(one.intents, -2)), "intents.npy"),
+        (with_evidence(intents=lambda one: one.intents.astype(np.int64)), "intents.npy.*int32"),
+        (with_evidence(g=lambda one: one.g[:-1]), "evidence_g.npy.*shape"),
+        (with_evidence(sizes=lambda one: spoilt(one.sizes, np.nan)), "sizes.npy.*NaN"),
+        (with_evidence(sizes=lambda one: spoilt(one.sizes, -1)), "sizes.npy.*negative"),
+        (with_evidence(sizes=lambda one: one.sizes[:-1]), "sizes.npy.*shape"),
+        (with_evidence(prior=lambda one: one.prior[:-1]), "learned.json"),
+        (with_evidence(variance=lambda one: -one.variance), "negative"),
         (with_evidence(kind=lambda one: "ratings"), "learned.json.*kind"),
-        (lambda one: replace(one, vectors=spoilt(one.vectors, np.nan)), "vectors.npy"),
-        (lambda one: replace(one, vectors=one.vectors * 2), "vectors.npy.*unit"),
-        (lambda one: replace(one, vectors=one.vectors[:0]), "npy"),
-        (lambda one: replace(one, vectors=one.vectors.astype(np.float32)), "vectors.npy.*float16"),
+        (lambda one: with_best(one, vectors=one.best.vectors // 2), "static/vectors.npy.*must be 127"),
+        (lambda one: with_best(one, vectors=spoilt(one.best.vectors, -128)), "static/vectors.npy.*must be 127"),
+        (lambda one: with_best(one, vectors=one.best.vectors * 0), "static/vectors.npy.*must be 127"),
+        (lambda one: with_best(one, vectors=one.best.vectors[:0]), "static/vectors.npy.*shape"),
+        (lambda one: with_best(one, vectors=one.best.vectors.astype(np.float16)), "static/vectors.npy.*int8"),
+        (lambda one: with_best(one, strategies={"quality": None}), "static/learned.json.*strategies must be"),
+        (lambda one: with_best(one, strategies=one.strategies | {"cheap": 0.0}), "static/learned.json.*strategies"),
+        (lambda one: replace(one, default_strategy="lavish"), "learned.json.*default_strategy"),
         (lambda one: replace(one, won=one.won[:, :-1]), "won.npy.*shape"),
         (lambda one: replace(one, prompt_hashes=one.prompt_hashes[:, :8]), "prompt_hashes.npy.*shape"),
         (lambda one: replace(one, prompts=one.prompts[1:]), "prompts.jsonl: 149 prompts for 150 rows"),
@@ -333,8 +370,8 @@ def with_evidence(**changes: Any) -> Callable[[RouterArtifact], RouterArtifact]:
         (lambda one: replace(one, intents_from="none"), "learned.json.*intents_from 'none' with 3"),
         (lambda one: replace(one, intent_quality=one.intent_quality[1:]), "learned.json intent_quality.*shape"),
         (lambda one: replace(one, intent_quality=one.intent_quality + 1), "learned.json.*within 0 and 1"),
-        (lambda one: replace(one, space=replace(one.space, feature_scale=one.space.feature_scale * 0)), "learned.json"),
-        (lambda one: replace(one, space=replace(one.space, center=one.space.center[1:])), "learned.json.*center"),
+        (with_space(feature_scale=lambda one: one.feature_scale * 0), "static/learned.json"),
+        (with_space(center=lambda one: one.center[1:]), "static/learned.json.*center"),
     ],
 )
 def test_impossible_numbers_are_refused_although_every_hash_agrees(
@@ -349,17 +386,17 @@ def test_impossible_numbers_are_refused_although_every_hash_agrees(
 def test_what_is_no_array_is_refused_although_every_hash_agrees(
     full: RouterArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr("router.artifact._npy", lambda array: content)
+    monkeypatch.setattr("router.tier.npy_bytes", lambda array: content)
     full.write(tmp_path / "v1")
-    with pytest.raises(ArtifactError, match="npy"):
+    with pytest.raises(ArtifactError, match=r"static/vectors\.npy: (not a|expected a)"):
         load_artifact(tmp_path / "v1")
 
 
 def test_a_broken_encoder_inside_is_named(full: RouterArtifact, tmp_path: Path) -> None:
-    broken = OnnxEncoder(full.encoder.files, where="copy")
+    broken = OnnxEncoder(full.best.encoder.files, where="copy")
     broken.files = broken.files | {"model.onnx": b"no graph"}
-    replace(full, encoder=broken).write(tmp_path / "v1")
-    with pytest.raises(EncoderError, match=r"v1/encoder/model\.onnx"):
+    with_best(full, encoder=broken).write(tmp_path / "v1")
+    with pytest.raises(EncoderError, match=r"v1/static/encoder/model\.onnx"):
         load_artifact(tmp_path / "v1")
 
 
@@ -384,7 +421,7 @@ def test_write_replaces_an_artifact_but_nothing_else(
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["v1"]
 
 
-@pytest.mark.parametrize("n_calls", [0, 5, 13])
+@pytest.mark.parametrize("n_calls", [0, 5, N_SYNCS - 1])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_write_that_fails_midway_leaves_nothing_half_written(
     artifact: RouterArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, n_calls: int
@@ -398,9 +435,9 @@ def test_a_write_that_fails_midway_leaves_nothing_half_written(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("router.artifact.os.fsync", full_disk)
-        changed = replace(artifact, report={"n_prompts": 0})
-        if n_calls == 13:  # the directory is synced last, when the artifact is already in place
+        patch.setattr("router.files.os.fsync", full_disk)
+        changed = with_best(artifact, report={"n_prompts": 0})
+        if n_calls == N_SYNCS - 1:  # the directory is synced last, when the artifact is already in place
             with pytest.raises(RouterError, match="No space left"):
                 changed.write(target)
             return
@@ -413,7 +450,7 @@ def test_a_write_that_fails_midway_leaves_nothing_half_written(
 
 def test_a_report_that_is_no_json_leaves_nothing_behind(artifact: RouterArtifact, tmp_path: Path) -> None:
     with pytest.raises((ValueError, ArtifactError)):
-        replace(artifact, report={"gain": float("nan")}).write(tmp_path / "v1")
+        with_best(artifact, report={"gain": float("nan")}).write(tmp_path / "v1")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -432,7 +469,7 @@ def test_a_swap_that_fails_gives_the_old_artifact_back(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", failing)
         with pytest.raises(ArtifactError, match="Input/output"):
-            replace(artifact, report={}).write(target)
+            with_best(artifact, report={}).write(target)
     assert load_artifact(target).id == before
     assert [path.name for path in tmp_path.iterdir()] == ["v1"]
 
@@ -452,7 +489,7 @@ def test_litter_of_a_killed_writer_is_undone(artifact: RouterArtifact, tmp_path:
     dead = 2**22 + 1  # above the largest process number
     target.rename(tmp_path / f".art.{dead}.old")
     (tmp_path / f".art.{dead}.tmp").mkdir()
-    _tidy(target)
+    tidy(target)
     assert load_artifact(target).id == whole.id
     assert [one.name for one in tmp_path.iterdir()] == ["art"]
 
@@ -481,3 +518,115 @@ def test_a_link_is_followed_not_replaced(artifact: RouterArtifact, tmp_path: Pat
     whole = artifact.write(tmp_path / "live")
     assert (tmp_path / "live").is_symlink()
     assert load_artifact(tmp_path / "v1").id == whole.id
+
+
+@pytest.fixture(scope="module")
+def written_both(both_tiers: RouterArtifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("written") / "v1"
+    with_everything(both_tiers).write(directory)
+    return directory
+
+
+@pytest.fixture
+def copy_of_both(written_both: Path, tmp_path: Path) -> Path:
+    """A copy of which only the manifest is its own: the rest are hard links, so not to be changed in place."""
+    return Path(shutil.copytree(written_both, tmp_path / "copy", copy_function=os.link))
+
+
+def test_two_tiers_are_read_back_bit_equal(both_tiers: RouterArtifact, written_both: Path, tmp_path: Path) -> None:
+    loaded = load_artifact(written_both)
+    for one in fields(RouterArtifact):
+        if one.name != "id":
+            same(getattr(with_everything(both_tiers), one.name), getattr(loaded, one.name))
+    assert [one.name for one in loaded.tiers] == ["full", "static"]
+    assert loaded.best is loaded.tiers[0] and loaded.verdict is loaded.best.verdict
+    assert loaded.tiers[0].evidence.intents is loaded.tiers[1].evidence.intents
+    again = loaded.write(tmp_path / "again")
+    assert again.id == loaded.id
+    found = {str(path.relative_to(written_both)) for path in written_both.rglob("*") if path.is_file()}
+    assert found == set(BOTH_FILES)
+    assert all((written_both / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in BOTH_FILES)
+
+
+@pytest.mark.parametrize("name", BOTH_FILES)
+def test_a_flipped_byte_of_either_tier_is_refused_and_the_file_named(copy_of_both: Path, name: str) -> None:
+    raw = bytearray((copy_of_both / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy_of_both / name).unlink()
+    (copy_of_both / name).write_bytes(raw)
+    with pytest.raises(ArtifactError, match=f"copy/{name}"):
+        load_artifact(copy_of_both)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda raw: raw.update(tiers=["static", "full"]), r"'tiers' must be of full, static, in this order; got"),
+        (lambda raw: raw.update(tiers=["full", "full"]), "'tiers' must be"),
+        (lambda raw: raw.update(tiers=["full", "static", "static"]), "'tiers' must be"),
+        (lambda raw: raw.update(tiers=["full", "turbo"]), "'tiers' must be"),
+        (lambda raw: raw.update(tiers=[]), "'tiers' must be"),
+        (lambda raw: raw.update(tiers=[{}]), "'tiers' must be"),
+        (lambda raw: raw.update(tiers="full"), "'tiers' must be"),
+        (lambda raw: raw.pop("tiers"), "'tiers' must be"),
+        (lambda raw: raw.update(pins=None), "'pins' must say of each tier"),
+        (lambda raw: raw["pins"].pop("static"), "'pins' must say of each tier"),
+        (lambda raw: raw["pins"].update(static=None), "'pins' must say what made the vectors"),
+        (lambda raw: raw["pins"].update(static=raw["pins"]["full"]), "the vectors were made with tier 'full', got 's"),
+        (lambda raw: raw["files"].pop("static/vectors.npy"), "'files' must name exactly"),
+        (lambda raw: raw["files"].pop("full/report.json"), "'files' must name exactly"),
+        (lambda raw: raw["files"].update({"turbo/vectors.npy": {}}), "'files' must name exactly"),
+        (lambda raw: (raw.update(tiers=["full"]), raw["pins"].pop("static")), "'files' must name exactly"),
+    ],
+)
+def test_wrong_tiers_are_refused_although_the_manifest_vouches_for_them(
+    copy_of_both: Path, change: Callable[[dict[str, Any]], object], wanted: str
+) -> None:
+    raw = json.loads((copy_of_both / "manifest.json").read_bytes())
+    change(raw)
+    raw["artifact_id"] = _artifact_id(raw)
+    (copy_of_both / "manifest.json").unlink()
+    (copy_of_both / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: .*" + wanted):
+        load_artifact(copy_of_both)
+
+
+def test_an_encoder_under_the_name_of_another_tier_is_refused(copy: Path) -> None:
+    """Hashes and pins agree; only the directory says what the encoder is not."""
+    (copy / "static").rename(copy / "full")
+
+    def rename(raw: dict[str, Any]) -> None:
+        raw.update(tiers=["full"], pins={"full": raw["pins"]["static"]})
+        raw["files"] = {name.replace("static/", "full/"): entry for name, entry in raw["files"].items()}
+
+    resign(copy, rename)
+    with pytest.raises(ArtifactError, match="copy/full/encoder: an encoder of the tier static, expected full"):
+        load_artifact(copy)
+
+
+def test_tiers_have_one_order_and_different_names(both_tiers: RouterArtifact) -> None:
+    full, static = both_tiers.tiers
+    for wrong in ((), (static, full), (full, full), (full, static, static)):
+        with pytest.raises(ValueError, match="tiers must be of full, static, in this order"):
+            replace(both_tiers, tiers=wrong)
+
+
+def test_one_tier_of_two(both_tiers: RouterArtifact, artifact: RouterArtifact) -> None:
+    full, static = both_tiers.tiers
+    assert both_tiers.only().tiers == (full,) and both_tiers.only("static").tiers == (static,)
+    assert both_tiers.only("static").models == both_tiers.models
+    with pytest.raises(ConfigError, match="has no full tier; it has static"):
+        artifact.only("full")
+    with pytest.raises(ConfigError, match="has no turbo tier; it has full and static"):
+        both_tiers.only("turbo")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_rows_that_one_tier_has_and_the_other_has_not_are_refused(
+    both_tiers: RouterArtifact, tmp_path: Path, at: int
+) -> None:
+    tiers = list(both_tiers.tiers)
+    tiers[at] = replace(tiers[at], vectors=tiers[at].vectors[:-1])
+    replace(both_tiers, tiers=tuple(tiers)).write(tmp_path / "v1")
+    with pytest.raises(ArtifactError, match=rf"v1/{tiers[at].name}/vectors\.npy: shape"):
+        load_artifact(tmp_path / "v1")

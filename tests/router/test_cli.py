@@ -22,7 +22,7 @@ def directory(artifact: RouterArtifact, tmp_path: Path) -> Path:
     """The artifact made by hand, written, with the report that 'show' reads."""
     gain = {"mean": 0.2, "low": 0.15, "high": 0.25}
     report = {**artifact.report, "gain": gain, "protocol": "made by hand"}
-    replace(artifact, report=report).write(tmp_path / "artifact")
+    replace(artifact, tiers=(replace(artifact.best, report=report),)).write(tmp_path / "artifact")
     return tmp_path / "artifact"
 
 
@@ -56,7 +56,9 @@ def test_show_prints_the_verdict_and_the_gain(
     assert main(["show", str(directory)]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == artifact.verdict.text
-    assert out[-2] == "gain       +0.2000 (+0.1500 to +0.2500), made by hand"
+    assert out[-2] == "held out   made by hand"
+    assert out[1].startswith("static     minilm-l6-intents-static-256 (256 dimensions, ")
+    assert out[1].endswith("); gain +0.2000 (+0.1500 to +0.2500); ROUTE")
     assert main(["show", str(directory), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"]["text"] == artifact.verdict.text
 

@@ -88,3 +88,32 @@ def test_other_features_need_another_name() -> None:
     computed = np.round(np.stack([surface_features(text) for text in texts]), 6) + 0.0
     found = hashlib.sha256(computed.tobytes()).hexdigest()[:16]
     assert (FEATURES, N_FEATURES, found) == ("surface-1", 24, "110831931b3e706b")
+
+
+FRAGMENTS = st.sampled_from(
+    (
+        *(
+            "```",
+            "def ",
+            "class ",
+            "import ",
+            "return",
+            "function",
+            "; \n",
+            "#include",
+            "SELECT ",
+            "not",
+            "NO",
+            "never",
+        ),
+        *("Except", "cannot", "neither", "nor", "WITHOUT", "don't", "wİthout", "neıther", "ne", "x", " ", ".", "é"),
+    )
+)
+
+
+@given(st.lists(FRAGMENTS, max_size=12).map("".join))
+def test_looking_for_marks_first_changes_nothing(text: str) -> None:
+    from router import features
+
+    assert features._count_negations(text) == len(features._NEGATION.findall(text))
+    assert feature(text, "has_code") == (features._FLAGS["has_code"].search(text) is not None)

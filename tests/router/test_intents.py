@@ -9,6 +9,7 @@ import pytest
 
 from router.artifact import RouterArtifact
 from router.cli import main
+from router.estimate import Evidence
 from router.intents import intent_standings
 
 
@@ -28,11 +29,15 @@ def test_each_intent_has_its_own_best_model(artifact: RouterArtifact) -> None:
     assert [one.lead_over_fixed for one in standings.values()].count(0.0) == 1
 
 
+def with_evidence(artifact: RouterArtifact, evidence: Evidence) -> RouterArtifact:
+    return replace(artifact, tiers=(replace(artifact.best, evidence=evidence),))
+
+
 def test_most_rows_first_and_support_counts_rows_on_which_the_best_was_seen(artifact: RouterArtifact) -> None:
-    codes, h = artifact.evidence.intents.copy(), artifact.evidence.h.copy()
+    codes, h = artifact.best.evidence.intents.copy(), artifact.best.evidence.h.copy()
     codes[:30:3] = -1  # ten rows of "code" lose it
     h[1:31:3, artifact.models.index("chef-large")] = 0
-    sparse = replace(artifact, evidence=replace(artifact.evidence, intents=codes, h=h))
+    sparse = with_evidence(artifact, replace(artifact.best.evidence, intents=codes, h=h))
     assert [(one.intent, one.n_rows, one.support) for one in intent_standings(sparse)] == [
         ("cooking", 50, 40),
         ("travel", 50, 50),
@@ -43,9 +48,9 @@ def test_most_rows_first_and_support_counts_rows_on_which_the_best_was_seen(arti
 def test_the_command_prints_a_line_per_intent_and_where_they_came_from(
     artifact: RouterArtifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codes = artifact.evidence.intents.copy()
+    codes = artifact.best.evidence.intents.copy()
     codes[:30:3] = -1
-    replace(artifact, evidence=replace(artifact.evidence, intents=codes)).write(tmp_path / "v1")
+    with_evidence(artifact, replace(artifact.best.evidence, intents=codes)).write(tmp_path / "v1")
     assert main(["intents", str(tmp_path / "v1")]) == 0
     head, *lines, last = capsys.readouterr().out.splitlines()
     assert (
@@ -72,8 +77,8 @@ def test_an_artifact_without_intents_says_so(
     artifact: RouterArtifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     none = np.zeros((0, len(artifact.models)))
-    evidence = replace(artifact.evidence, intents=np.full(150, -1, dtype=np.int32), intent_priors=none)
-    bare = replace(artifact, intents=(), intents_from="none", intent_quality=none, evidence=evidence)
+    evidence = replace(artifact.best.evidence, intents=np.full(150, -1, dtype=np.int32), intent_priors=none)
+    bare = replace(with_evidence(artifact, evidence), intents=(), intents_from="none", intent_quality=none)
     bare.write(tmp_path / "v1")
     assert main(["intents", str(tmp_path / "v1")]) == 0
     assert capsys.readouterr().out == "intents    the artifact has none; train with --intents to get some\n"

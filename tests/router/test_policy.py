@@ -35,7 +35,7 @@ def decide(
     verdict: Verdict = ROUTE,
     guard_z: float = 0.0,
     lead_error: float = 0.0,
-    unreadable: bool = False,
+    blind: str = "",
 ) -> tuple[Field, Choice]:
     field = field_of(MODELS, costs, fixed_quality, policy)
     choice = choose(
@@ -45,7 +45,7 @@ def decide(
         verdict=verdict,
         willingness_to_pay_usd=policy.willingness_to_pay_usd,
         guard_z=guard_z,
-        unreadable=unreadable,
+        blind=blind,
     )
     return field, choice
 
@@ -223,15 +223,16 @@ def test_impossible_policies_are_the_callers_mistake(wrong: dict[str, float]) ->
         Policy(**wrong)  # type: ignore[arg-type]
 
 
-def test_of_an_unreadable_prompt_the_reason_is_that_it_is_unreadable() -> None:
+@pytest.mark.parametrize("blind", ["unreadable", "deadline"])
+def test_where_neighbors_were_not_asked_the_reason_says_why(blind: str) -> None:
     fixed_quality = np.array([0.9, 0.0, 0.0, 0.0])
 
     def reason(quality: list[float], policy: Policy, verdict: Verdict = ROUTE) -> tuple[str, str]:
-        choice = decide(quality, policy, fixed_quality=fixed_quality, verdict=verdict, unreadable=True)[1]
+        choice = decide(quality, policy, fixed_quality=fixed_quality, verdict=verdict, blind=blind)[1]
         return MODELS[choice.column], choice.reason
 
-    assert reason([0.1, 0.5, 0.3, 0.2], Policy()) == ("b", "unreadable")
-    assert reason([0.5, 0.5, 0.3, 0.2], Policy()) == ("a", "unreadable")
-    assert reason([0.1, 0.5, 0.3, 0.2], Policy(exclude=("b",))) == ("c", "unreadable")
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy()) == ("b", blind)
+    assert reason([0.5, 0.5, 0.3, 0.2], Policy()) == ("a", blind)
+    assert reason([0.1, 0.5, 0.3, 0.2], Policy(exclude=("b",))) == ("c", blind)
     assert reason([0.1, 0.5, 0.3, 0.2], Policy(), FIXED) == ("a", "verdict")
     assert reason([0.1, 0.5, 0.3, 0.2], Policy(candidates=("d",))) == ("d", "only_candidate")

@@ -16,7 +16,8 @@ from router.deadline import now_ms
 from router.encoder import Encoding, OnnxEncoder
 from router.errors import PolicyError, PromptError
 from router.prompt import Template
-from router.router import SHOWN_NEIGHBORS, Router
+from router.router import Router
+from router.rung import SHOWN_NEIGHBORS
 from router.types import STRATEGIES, Decision, Policy
 
 CODE, FOOD = "Why does my parser lose the last array element?", "Which herbs go with salmon and rice?"
@@ -30,12 +31,17 @@ WIRE = {
     "propensity",
     "tier",
     "degraded",
+    "cached",
     "latency_budget_ms",
     "elapsed_ms",
     "budget_met",
     "artifact_id",
     "decision_id",
 }
+
+
+def with_best(artifact: RouterArtifact, **changes: Any) -> RouterArtifact:
+    return replace(artifact, tiers=(replace(artifact.best, **changes),))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +131,7 @@ def test_explain_gives_the_wire_form(router: Router) -> None:
 
 def test_prompts_are_shown_only_where_they_are_stored(artifact: RouterArtifact, router: Router) -> None:
     assert all(one.prompt is None for one in router.route(FOOD).neighbors)
-    stored = tuple(f"text {row}" for row in range(len(artifact.vectors)))
+    stored = tuple(f"text {row}" for row in range(artifact.n_rows))
     neighbors = Router(replace(artifact, prompts=stored)).route(FOOD).neighbors
     assert [one.prompt for one in neighbors] == [f"text {one.row}" for one in neighbors]
     assert (
@@ -138,7 +144,7 @@ def test_prompts_are_shown_only_where_they_are_stored(artifact: RouterArtifact, 
 def test_budget_met_is_measured(router: Router) -> None:
     late, in_time = router.route(FOOD, latency_budget_ms=1e-6), router.route(FOOD, latency_budget_ms=1e9)
     assert (late.budget_met, in_time.budget_met) == (False, True)
-    assert stable(late) == stable(in_time) | {"latency_budget_ms": 1e-6}
+    assert (late.tier, late.degraded, late.reason) == ("prior", True, "deadline")
     assert in_time.elapsed_ms > 0
     arrived_long_ago = router.route(FOOD, latency_budget_ms=100.0, arrived_ms=now_ms() - 5000)
     assert not arrived_long_ago.budget_met and arrived_long_ago.elapsed_ms > 5000
@@ -170,17 +176,17 @@ def test_outside_route_the_model_of_the_verdict_answers(
     artifact: RouterArtifact, with_verdict: Callable[[str], RouterArtifact], label: str
 ) -> None:
     """best_fixed is measured on the log; it need not be the model of the highest prior."""
-    by_prior = artifact.models[int(np.argmax(artifact.evidence.prior))]
+    by_prior = artifact.models[int(np.argmax(artifact.best.evidence.prior))]
     for best_fixed in artifact.models:
         verdict = replace(with_verdict(label).verdict, best_fixed=best_fixed)
-        router = Router(replace(artifact, verdict=verdict, best_fixed=best_fixed))
+        router = Router(with_best(replace(artifact, best_fixed=best_fixed), verdict=verdict))
         decisions = [router.route(prompt) for prompt in (CODE, FOOD)]
         assert {(one.model, one.reason) for one in decisions} == {(best_fixed, "verdict")}
         assert all(best_fixed not in one.fallbacks and len(one.fallbacks) == 2 for one in decisions)
         assert router.route(FOOD, Policy(route_anyway=True)).model == "chef-large"
         assert router.route(FOOD, Policy(exclude=(best_fixed,))).reason == "verdict"
     without = Router(replace(with_verdict(label), best_fixed=by_prior)).route(FOOD, Policy(exclude=(by_prior,)))
-    rest = np.where(np.array(artifact.models) == by_prior, -np.inf, artifact.evidence.prior)
+    rest = np.where(np.array(artifact.models) == by_prior, -np.inf, artifact.best.evidence.prior)
     assert without.model == artifact.models[int(np.argmax(rest))]
 
 
@@ -194,11 +200,11 @@ def test_the_template_is_cut_before_encoding(artifact: RouterArtifact) -> None:
 
 def test_describe_holds_no_prompt(artifact: RouterArtifact) -> None:
     secret = "nobody may read this"
-    stored = Router(replace(artifact, prompts=(secret,) * len(artifact.vectors)))
+    stored = Router(replace(artifact, prompts=(secret,) * artifact.n_rows))
     described = stored.describe()
     assert secret not in json.dumps(described, allow_nan=False)
     assert (
-        described["prompts_stored"] is True and described["n_rows"] == 150 and described["encoder"]["tier"] == "static"
+        described["prompts_stored"] is True and described["n_rows"] == 150 and described["tiers"][0]["tier"] == "static"
     )
 
 
@@ -213,15 +219,15 @@ class Illiterate:
 
 
 def illiterate(artifact: RouterArtifact, unknown_share: float, max_unknown_share: float = 0.4) -> Router:
-    encoder: Any = Illiterate(artifact.encoder, unknown_share)
-    settings = replace(artifact.settings, max_unknown_share=max_unknown_share)
-    return Router(replace(artifact, encoder=encoder, settings=settings))
+    encoder: Any = Illiterate(artifact.best.encoder, unknown_share)
+    settings = replace(artifact.best.settings, max_unknown_share=max_unknown_share)
+    return Router(with_best(artifact, encoder=encoder, settings=settings))
 
 
 def test_of_an_unreadable_prompt_the_priors_decide(artifact: RouterArtifact) -> None:
     router = illiterate(artifact, 0.62)
     decision = router.route(FOOD)
-    prior = artifact.evidence.prior
+    prior = artifact.best.evidence.prior
     assert decision.model == artifact.models[int(np.argmax(prior))]
     assert (decision.reason, decision.intent, decision.neighbors) == ("unreadable", None, ())
     assert decision.summary == (
@@ -241,7 +247,7 @@ def test_of_an_unreadable_prompt_the_policy_is_kept(
     artifact: RouterArtifact, with_verdict: Callable[[str], RouterArtifact]
 ) -> None:
     router = illiterate(artifact, 0.62)
-    order = [artifact.models[column] for column in np.argsort(-artifact.evidence.prior)]
+    order = [artifact.models[column] for column in np.argsort(-artifact.best.evidence.prior)]
     assert [router.route(FOOD, Policy(exclude=tuple(order[:n]))).model for n in range(3)] == order
     assert router.route(FOOD, Policy(willingness_to_pay_usd=1e-6)).model == "guide-small"
     fixed = illiterate(with_verdict("DO NOT ROUTE"), 0.62).route(FOOD)
@@ -257,7 +263,7 @@ def test_up_to_the_artifacts_share_a_prompt_is_readable(artifact: RouterArtifact
 
 
 def test_a_chinese_prompt_is_unreadable_to_the_shipped_encoder(artifact: RouterArtifact) -> None:
-    router = Router(replace(artifact, settings=replace(artifact.settings, max_unknown_share=0.4)))
+    router = Router(with_best(artifact, settings=replace(artifact.best.settings, max_unknown_share=0.4)))
     decision = router.route("用Python写一个快速排序函数，并解释它的时间复杂度。")
     assert (decision.reason, decision.neighbors) == ("unreadable", ())
     for readable in (CODE, FOOD, "Wie röste ich Kürbis mit Lachs?", "def f(x): return x"):
@@ -266,7 +272,7 @@ def test_a_chinese_prompt_is_unreadable_to_the_shipped_encoder(artifact: RouterA
 
 def test_what_else_is_in_flight_changes_no_decision(artifact: RouterArtifact) -> None:
     """Bit for bit, vectors included: short and long prompts, readable and not, every thread another one at a time."""
-    router = Router(replace(artifact, settings=replace(artifact.settings, max_unknown_share=0.4)))
+    router = Router(with_best(artifact, settings=replace(artifact.best.settings, max_unknown_share=0.4)))
     n_threads = 8
     texts = [f"{opening} {word}?" for opening in (CODE, FOOD, "Plan") for word in ("castle", "regex", "beans", "cache")]
     texts += ["漢字" * 99, "word " * 3000, FOOD * 200, "\ud800", "x", "🤷" * 9]
@@ -274,7 +280,7 @@ def test_what_else_is_in_flight_changes_no_decision(artifact: RouterArtifact) ->
 
     def decide(text: str) -> tuple[bytes, Decision]:
         decision = router.route(text, Policy(route_anyway=True))
-        vector = artifact.encoder.encode(text).vector.tobytes()
+        vector = artifact.best.encoder.encode(text).vector.tobytes()
         return vector, replace(decision, elapsed_ms=0.0, budget_met=True, decision_id="")
 
     def decide_all(thread: int) -> list[tuple[bytes, Decision]]:
@@ -305,7 +311,7 @@ def test_load_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_strategy_needs_prices(artifact: RouterArtifact) -> None:
-    unpriced = replace(artifact, strategies=dict.fromkeys(STRATEGIES))
+    unpriced = with_best(artifact, strategies=dict.fromkeys(STRATEGIES))
     assert Router(unpriced).route("hello there", Policy(strategy="quality")).model
     with pytest.raises(PolicyError, match="no prices"):
         Router(unpriced).route("hello there", Policy(strategy="cheap"))

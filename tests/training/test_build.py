@@ -81,7 +81,7 @@ def test_residuals_fit_the_priors_they_are_added_to(
     small_grid(INTENT_PRIORS=(intent_prior,))
     artifact, _ = train(scores_log, encoder=encoder)
     artifact.write(tmp_path / "v1")
-    served = load_artifact(tmp_path / "v1").evidence
+    served = load_artifact(tmp_path / "v1").best.evidence
     wanted = fit_evidence(tabulate(scores_log), np.ones(150, dtype=bool), use_intents=intent_prior)
     for name in ("h", "g", "intents", "prior", "intent_priors"):
         np.testing.assert_array_equal(getattr(served, name), getattr(wanted, name), err_msg=name)

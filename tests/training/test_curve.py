@@ -77,9 +77,8 @@ def test_grid_starts_free_and_ends_where_cost_rules() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_serving_spends_what_the_strategy_says(artifact: RouterArtifact, strategy: str) -> None:
-    routed = replace(
-        artifact, verdict=Verdict("ROUTE", "", artifact.best_fixed), settings=EstimatorSettings(n_neighbors=20)
-    )
+    verdict, settings = Verdict("ROUTE", "", artifact.best_fixed), EstimatorSettings(n_neighbors=20)
+    routed = replace(artifact, tiers=(replace(artifact.best, verdict=verdict, settings=settings),))
     decision = Router(routed).route("please help with this one", Policy(strategy=strategy))
     usd = artifact.strategies[strategy]
     utilities = [one.quality - (one.cost_usd / usd if usd else 0.0) for one in decision.estimates]

@@ -122,7 +122,8 @@ def test_battles_name_the_effective_comparisons(artifact: RouterArtifact, battle
 def test_the_router_is_scored_whatever_the_verdict(artifact: RouterArtifact) -> None:
     log = scored(UNSEEN, BEST, artifact.models)
     verdict = replace(artifact.verdict, label="DO NOT ROUTE")
-    assert evaluate(replace(artifact, verdict=verdict), log).router == evaluate(artifact, log).router
+    never = replace(artifact, tiers=(replace(artifact.best, verdict=verdict),))
+    assert evaluate(never, log).router == evaluate(artifact, log).router
 
 
 def test_a_log_of_the_other_kind_is_valued_in_its_own_unit(trained, tmp_path) -> None:

@@ -91,7 +91,8 @@ def test_the_table_by_hand(judged: Judged) -> None:
 @pytest.mark.parametrize("guard_z", [0.0, 1.0, 4.0])
 def test_choices_along_the_curve_are_those_of_serving(artifact: RouterArtifact, guard_z: float) -> None:
     """Guard and ties included: every point is what the router spends and earns at that willingness to pay."""
-    guarded = replace(artifact, settings=replace(artifact.settings, guard_z=guard_z))
+    settings = replace(artifact.best.settings, guard_z=guard_z)
+    guarded = replace(artifact, tiers=(replace(artifact.best, settings=settings),))
     judged, router = judge_log(guarded, scored(prompts(60), artifact.models)), Router(guarded)
     plane = cost_quality(judged)
     assert plane is not None and judged.costs_usd is not None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact
 from router.encoder import OnnxEncoder, embed
 from router.errors import DataError
+from router.index import round_points, unit_points
 from router.router import Router
 from router.space import Space
 from router.types import STRATEGIES, Endpoint, ModelProfile, Policy
@@ -372,9 +373,10 @@ def with_long_code(log: PreferenceLog, *, costs: bool = False, tokens: bool = Fa
 
 def size_by_hand(artifact: RouterArtifact, prompt: str, sizes: NDArray[np.float64]) -> float:
     """The neighbours' mean size, by the weights of the estimate, three neighbours' worth of it being 1."""
-    settings = artifact.settings
-    point = artifact.space.place(artifact.encoder.encode(prompt).vector, prompt)
-    similar = artifact.vectors.astype(np.float64) @ point
+    tier = artifact.best
+    settings = tier.settings
+    point = tier.space.place(tier.encoder.encode(prompt).vector, prompt)
+    similar = unit_points(tier.vectors).astype(np.float64) @ unit_points(round_points(point[None]))[0]
     nearest = np.argsort(-similar, kind="stable")[: settings.n_neighbors]
     top = similar[nearest[0]]
     w = np.exp((similar[nearest] - top) / settings.temperature)
@@ -393,7 +395,7 @@ def test_long_answers_cost_more(scores_log: PreferenceLog, encoder: OnnxEncoder,
     artifact, _ = train(with_long_code(scores_log, costs=True), encoder=encoder)
     router, policy = Router(artifact), Policy(route_anyway=True)
     sizes = np.where(np.array([one.intent for one in scores_log.comparisons]) == "code", 3.0, 1.0)
-    np.testing.assert_allclose(artifact.evidence.sizes, sizes / sizes.mean(), rtol=1e-6)
+    np.testing.assert_allclose(artifact.best.evidence.sizes, sizes / sizes.mean(), rtol=1e-6)
     costs = {}
     for intent, prompt in PROMPTS.items():
         size = size_by_hand(artifact, prompt, sizes / sizes.mean())
@@ -423,14 +425,15 @@ def test_far_from_the_log_answers_have_their_mean_size(
     scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object
 ) -> None:
     artifact, _ = train(with_long_code(scores_log, costs=True), encoder=encoder)
-    far = replace(artifact, settings=replace(artifact.settings, far_temperature=1e-3))
+    settings = replace(artifact.best.settings, far_temperature=1e-3)
+    far = replace(artifact, tiers=(replace(artifact.best, settings=settings),))
     for one in Router(far).route("zygomorphic quizzical 12345 !!!").estimates:
         assert one.cost_usd == pytest.approx(artifact.profiles[one.model].mean_cost_usd, rel=1e-3)
 
 
 def test_equal_sizes_leave_the_mean(scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object) -> None:
     artifact, _ = train(priced(scores_log), encoder=encoder)
-    assert (artifact.evidence.sizes == 1).all()
+    assert (artifact.best.evidence.sizes == 1).all()
     for one in Router(artifact).route(PROMPTS["code"]).estimates:
         assert one.cost_usd == pytest.approx(artifact.profiles[one.model].mean_cost_usd, rel=1e-12)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.artifact import load_artifact
+from router.artifact import RouterArtifact, load_artifact
 from router.cli import main
 from router.encoder import ENCODER_FILES, OnnxEncoder, find_encoder
 from router.errors import ConfigError, DataError, EncoderError
@@ -59,7 +59,7 @@ def test_by_default_given_labels_come_first(modelled: Path, scores_log: Preferen
     rows = [replace(one, intent=one.intent if n % 10 else None) for n, one in enumerate(scores_log.comparisons)]
     artifact, report = train(PreferenceLog(comparisons=rows), encoder=modelled)
     assert (artifact.intents, artifact.intents_from) == (INTENTS, "given")
-    assert np.flatnonzero(artifact.evidence.intents < 0).tolist() == list(range(0, 150, 10))
+    assert np.flatnonzero(artifact.best.evidence.intents < 0).tolist() == list(range(0, 150, 10))
     assert report.details["intents"] == {"from": "given", "n_intents": 3, "n_rows_without": 15}
     assert "3 (given), 15 rows without" in report.render()
     assert Router(artifact).describe()["intents_from"] == "given"
@@ -74,7 +74,7 @@ def test_without_labels_the_model_beside_the_encoder_reads_them(
     artifact, report = train(unlabelled, encoder=encoder)
     assert (artifact.intents, artifact.intents_from) == (INTENTS, "model"), "without the intent that no row has"
     wanted = [INTENTS.index(one.intent or "") for one in scores_log.comparisons]
-    assert np.mean(artifact.evidence.intents == wanted) > 0.9
+    assert np.mean(artifact.best.evidence.intents == wanted) > 0.9
     assert report.details["intents"] == {"from": "model", "n_intents": 3, "n_rows_without": 0}
 
 
@@ -83,7 +83,7 @@ def test_without_labels_and_model_they_are_discovered(
 ) -> None:
     artifact, report = train(unlabelled, encoder=bare)
     assert artifact.intents_from == report.details["intents"]["from"] == "discovered"
-    assert len(artifact.intents) == len(set(artifact.intents)) == 6 and (artifact.evidence.intents >= 0).all()
+    assert len(artifact.intents) == len(set(artifact.intents)) == 6 and (artifact.best.evidence.intents >= 0).all()
     forced, _ = train(unlabelled, encoder=bare, intents="discover")
     assert artifact.write(tmp_path / "1").id == forced.write(tmp_path / "2").id
 
@@ -157,15 +157,20 @@ def test_quality_per_intent_does_not_depend_on_the_prior_that_was_chosen(
     assert {one.intent: one.best for one in intent_standings(artifact)} == BEST
 
 
+def with_neighbors(artifact: RouterArtifact, n_neighbors: int) -> RouterArtifact:
+    settings = replace(artifact.best.settings, n_neighbors=n_neighbors)
+    return replace(artifact, tiers=(replace(artifact.best, settings=settings),))
+
+
 def test_a_decision_says_how_many_of_its_neighbours_have_the_intent(
     scores_log: PreferenceLog, encoder: OnnxEncoder, small_grid: object
 ) -> None:
     artifact, _ = train(scores_log, encoder=encoder)
     prompt = scores_log.comparisons[0].prompt
-    all_rows = replace(artifact, settings=replace(artifact.settings, n_neighbors=150))
+    all_rows = with_neighbors(artifact, 150)
     intent = Router(all_rows).route(prompt).intent
     assert intent is not None and (intent.label, intent.neighbor_share) == ("code", pytest.approx(1 / 3))
-    near = Router(replace(artifact, settings=replace(artifact.settings, n_neighbors=3))).route(prompt).intent
+    near = Router(with_neighbors(artifact, 3)).route(prompt).intent
     assert near is not None and near.neighbor_share == 1.0 and 0 < near.confidence < 1
     out = Router(all_rows).route(prompt).to_json()["intent"]
     assert out == {"label": "code", "confidence": round(intent.confidence, 4), "neighbor_share": 0.3333}

@@ -93,6 +93,13 @@ def test_the_page_stands_alone(artifact: RouterArtifact, tmp_path: Path) -> None
     assert "default-src 'none'" in html
 
 
+def test_the_page_names_the_tier_that_was_judged(both_tiers: RouterArtifact, tmp_path: Path) -> None:
+    for one in both_tiers.tiers:
+        judged = judge_log(both_tiers.only(one.name), log_of(both_tiers.models))
+        page = write_report(tmp_path, both_tiers, judged, judged.report())
+        assert f"tier judged{one.name}, encoder {one.encoder.settings.name}" in Page(page.read_text("utf-8")).text
+
+
 def test_plots_beside_are_the_plots_inside(real_plots: None, artifact: RouterArtifact, tmp_path: Path) -> None:
     html, _ = write(tmp_path, artifact, log_of(artifact.models))
     inside = [base64.b64decode(one) for one in re.findall(r'src="data:image/png;base64,([^"]+)"', html)]
@@ -130,7 +137,7 @@ def test_prompts_are_kept_off_unless_asked_for(artifact: RouterArtifact, tmp_pat
 
 def test_an_artifact_that_stores_prompts_shows_as_much_as_it_stores(artifact: RouterArtifact, tmp_path: Path) -> None:
     log = log_of(artifact.models)
-    n_rows = len(artifact.vectors)
+    n_rows = artifact.n_rows
     html, _ = write(tmp_path, replace(artifact, prompts=("p" * 30,) * n_rows), log)
     assert SECRET[:29] in html and SECRET[:31] not in html
     html, _ = write(tmp_path, replace(artifact, prompts=("p" * 5000,) * n_rows), log)
@@ -205,7 +212,8 @@ def with_curve(artifact: RouterArtifact, rows_needed: int | None, **details: obj
         for n, mean in ((37, 0.0), (75, 0.01), (150, 0.025))
     ]
     written = {"learning_curve": points, "rows_needed": rows_needed, "margin": 0.01, **details}
-    return replace(artifact, report={**artifact.report, "n_prompts": 150, "details": written})
+    report = {**artifact.report, "n_prompts": 150, "details": written}
+    return replace(artifact, tiers=(replace(artifact.best, report=report),))
 
 
 def test_would_more_data_help(artifact: RouterArtifact, tmp_path: Path) -> None:

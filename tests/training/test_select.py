@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from router.estimate import estimate
-from router.index import Hits, NeighborIndex
+from router.index import Hits, NeighborIndex, round_points, unit_points
 from router.policy import Field, choose
 from router.space import Space
 from router.types import Policy, Verdict
@@ -30,8 +30,7 @@ FAR = Far(usual_similarity=0.7, far_temperature=0.3)
 
 def place_of(weight: float, seed: int) -> Place:
     vectors = np.random.default_rng(seed).normal(size=(N_ROWS, DIM)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors.astype(np.float16).astype(np.float32)  # as the artifact stores them
+    vectors = unit_points(round_points(vectors))  # as the artifact stores them
     space = Space(np.zeros(DIM, dtype=np.float32), np.zeros(1), np.ones(1), weight)
     return Place(space, vectors, FAR)
 
@@ -127,7 +126,7 @@ def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkey
             intents=whole.intents[held.train],
             sizes=whole.sizes[held.train],
         )
-        neighbors = NeighborIndex(place.vectors[held.train].astype(np.float16))
+        neighbors = NeighborIndex(round_points(place.vectors[held.train]))
         settings = config.settings(place.far, kind)
         utility = loss = 0.0
         near_tie = False

@@ -9,7 +9,7 @@ import pytest
 
 from router.encoder import OnnxEncoder
 from router.estimate import estimate, relative_size
-from router.index import NO_HITS, NeighborIndex
+from router.index import NO_HITS, NeighborIndex, round_points
 from router.router import Router
 from router.types import Policy
 from training.build import train
@@ -79,15 +79,18 @@ def test_held_out_rows_are_estimated_as_serving_would(
         whole, h=whole.h[learnt], g=whole.g[learnt], intents=whole.intents[learnt], sizes=whole.sizes[learnt]
     )
     settings = chosen.settings(place.far, table.kind)
-    index = NeighborIndex(place.vectors[learnt].astype(np.float16))
+    index = NeighborIndex(round_points(place.vectors[learnt]))
     n_unreadable = 0
     for at, row in enumerate(held.asked.tolist()):
         unreadable = encoder.encode(table.texts[row]).unknown_share > settings.max_unknown_share
         hits = NO_HITS if unreadable else index.search(place.vectors[row], settings.n_neighbors)
+        beyond = index.search(place.vectors[row], settings.n_neighbors + 1).similarities
+        if not unreadable and beyond[-2] - beyond[-1] < 1e-6:
+            continue  # which of two equally near rows is the last one is nobody's promise
         local = estimate(hits, evidence, settings, fixed=best_fixed(table, whole, learnt))
         np.testing.assert_allclose(fit.prediction.quality[at], local.quality, atol=1e-6)
         np.testing.assert_allclose(fit.prediction.error[at], local.lead_error, atol=1e-6)
-        assert fit.prediction.sizes[at] == pytest.approx(float(relative_size(hits, evidence, settings)), abs=1e-5)
+        assert fit.prediction.sizes[at] == pytest.approx(float(relative_size(hits, evidence, settings)), abs=3e-5)
         n_unreadable += unreadable
     assert 0 < n_unreadable < 20
 
@@ -97,7 +100,9 @@ def test_trained_on_few_of_them_the_artifact_leaves_them_to_the_priors(
 ) -> None:
     log = with_chinese(scores_log, 12)
     artifact, report = train(log, encoder=encoder)
-    assert artifact.settings.max_unknown_share == MAX_UNKNOWN_SHARE == report.details["settings"]["max_unknown_share"]
+    assert (
+        artifact.best.settings.max_unknown_share == MAX_UNKNOWN_SHARE == report.details["settings"]["max_unknown_share"]
+    )
     artifact.write(tmp_path / "v1")
     router = Router.load(tmp_path / "v1")
     decisions = router.route_batch(CHINESE[:12], Policy(route_anyway=True))
@@ -112,7 +117,7 @@ def test_trained_on_few_of_them_the_artifact_leaves_them_to_the_priors(
 
 def test_the_sample_log_has_too_few_to_vouch_for_them(encoder: OnnxEncoder, small_grid: Callable[..., None]) -> None:
     artifact, _ = train(load(SAMPLE), encoder=encoder)
-    assert artifact.settings.max_unknown_share == MAX_UNKNOWN_SHARE
+    assert artifact.best.settings.max_unknown_share == MAX_UNKNOWN_SHARE
     router = Router(artifact)
     decision = router.route("请把这句话翻译成英文：今天天气很好，我们去公园散步吧。", Policy(route_anyway=True))
     assert (decision.reason, decision.neighbors, decision.intent) == ("unreadable", (), None)

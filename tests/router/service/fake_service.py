@@ -14,7 +14,7 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 
-from router.deadline import now_ms
+from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.prompt import fold_messages
 from router.router import Router
@@ -35,16 +35,24 @@ class FakeRouter:
             id="fake-0001",
             models=MODELS,
             verdict=Verdict("ROUTE", "ROUTE: 3.1 points better than always small-fast.", "small-fast"),
+            tiers=(SimpleNamespace(name="static"),),
         )
+        self.n_waiting = self.n_cached = 0
         self.asked: list[dict[str, Any]] = []
 
-    def route(
+    def route(self, prompt: str | Messages, policy: Policy | None = None) -> Decision:
+        """Decide without a hurry."""
+        return self.begin(prompt, policy, Deadline(now_ms(), 50.0), explain=True, cache=True)
+
+    def begin(
         self,
         prompt: str | Messages,
-        policy: Policy | None = None,
+        policy: Policy | None,
+        deadline: Deadline,
         *,
-        latency_budget_ms: float = 50.0,
-        arrived_ms: float | None = None,
+        explain: bool,
+        cache: bool,
+        on_done: object = None,
     ) -> Decision:
         """Decide, or raise what the prompt asks for."""
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
@@ -53,8 +61,9 @@ class FakeRouter:
             {
                 "text": text,
                 "policy": policy,
-                "latency_budget_ms": latency_budget_ms,
-                "arrived_ms": arrived_ms,
+                "latency_budget_ms": deadline.budget_ms,
+                "arrived_ms": deadline.started_ms,
+                "cache": cache,
                 "thread": threading.current_thread(),
             }
         )
@@ -67,7 +76,7 @@ class FakeRouter:
         if not allowed and policy.fallback is None:
             raise PolicyError("no model is left: candidates names no model of the artifact")
         estimates = tuple(Estimate(one, 0.7, 0.6, 0.8, 12.5, 0.001, 0.7) for one in allowed)
-        elapsed_ms = now_ms() - (now_ms() if arrived_ms is None else arrived_ms)
+        elapsed_ms = deadline.elapsed_ms()
         return Decision(
             model=allowed[0] if allowed else str(policy.fallback),
             reason="best" if allowed else "fallback",
@@ -80,12 +89,16 @@ class FakeRouter:
             neighbors=(Neighbor(3, 0.91, "code", ("small-fast",), "a stored prompt"), Neighbor(4, 0.9, None, ())),
             tier="static",
             degraded=False,
-            latency_budget_ms=latency_budget_ms,
+            cached=False,
+            latency_budget_ms=deadline.budget_ms,
             elapsed_ms=elapsed_ms,
-            budget_met=elapsed_ms <= latency_budget_ms,
+            budget_met=elapsed_ms <= deadline.budget_ms,
             artifact_id="fake-0001",
             decision_id="0123456789abcdef",
         )
+
+    def close(self) -> None:
+        """Have nothing to close."""
 
     def describe(self) -> JsonObject:
         """Return a few facts."""

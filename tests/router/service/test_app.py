@@ -12,8 +12,9 @@ import pytest
 from fake_service import MODELS, Answer, Client, FakeRouter, as_router
 
 from router.deadline import now_ms
-from router.service.app import LONG_PROMPT_CHARS, create_app
+from router.service.app import create_app
 from router.service.auth import ApiKeys
+from router.service.route import LONG_PROMPT_CHARS
 from router.service.schema import ErrorAnswer, RouteAnswer
 from router.service.settings import Settings
 
@@ -86,6 +87,8 @@ class TestRoute:
         assert headers == {
             "x-whichmodel-model": "large/careful:v2",
             "x-whichmodel-tier": "static",
+            "x-whichmodel-degraded": "false",
+            "x-whichmodel-cached": "false",
             "x-whichmodel-artifact": "fake-0001",
             "x-whichmodel-elapsed-ms": f"{answer.json['elapsed_ms']:.4f}",
             "x-whichmodel-budget-met": "true",
@@ -275,7 +278,7 @@ class TestUnexpectedError:
         (error_id,) = re.findall(r"[0-9a-f]{32}", answer.json["error"]["message"])
         assert error_id in caplog.text
         assert "RuntimeError" in caplog.text
-        assert 'in route\n    raise RuntimeError(f"cannot digest {text}")' in caplog.text
+        assert 'in begin\n    raise RuntimeError(f"cannot digest {text}")' in caplog.text
 
     def test_a_long_prompt_fails_alike(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
         client.raise_app_exceptions = False

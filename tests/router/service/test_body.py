@@ -19,6 +19,10 @@ VALUES = st.recursive(
 )
 
 
+def encoded(header: str | None) -> bytes | None:
+    return None if header is None else header.encode()
+
+
 def refused(raw: bytes) -> BodyError:
     with pytest.raises(BodyError) as caught:
         parse_json(raw)
@@ -148,7 +152,7 @@ def test_refusals_do_not_repeat_the_body() -> None:
     ],
 )
 def test_json_or_no_content_type_is_accepted(content_type: str | None, encoding: str | None) -> None:
-    check_content_headers(content_type, encoding)
+    check_content_headers(encoded(content_type), encoded(encoding))
 
 
 @pytest.mark.parametrize(
@@ -164,5 +168,5 @@ def test_json_or_no_content_type_is_accepted(content_type: str | None, encoding:
 )
 def test_other_content_types_get_415(content_type: str, encoding: str | None) -> None:
     with pytest.raises(BodyError) as caught:
-        check_content_headers(content_type, encoding)
+        check_content_headers(encoded(content_type), encoded(encoding))
     assert caught.value.status == 415

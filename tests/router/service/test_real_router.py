@@ -22,7 +22,7 @@ from router.service.settings import Settings
 
 @pytest.fixture(scope="module")
 def router(artifact: RouterArtifact, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    stored = replace(artifact, prompts=tuple(f"prompt of row {row}" for row in range(len(artifact.vectors))))
+    stored = replace(artifact, prompts=tuple(f"prompt of row {row}" for row in range(artifact.n_rows)))
     directory = tmp_path_factory.mktemp("artifacts") / "v1"
     stored.write(directory)
     return Router.load(directory)

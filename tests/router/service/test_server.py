@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from router.client import Client, ClientError
 from router.errors import ConfigError
 from router.service.auth import ApiKeys
 from router.service.schema import ErrorAnswer
@@ -101,6 +102,23 @@ def test_it_answers_and_does_not_name_its_make(server: ServerProcess) -> None:
     answer, content = route(server.port, {"prompt": "hello"})
     assert (answer.status, content["model"]) == (200, "small-fast")
     assert answer.getheader("server") is None
+
+
+def test_the_client_asks_it(server: ServerProcess) -> None:
+    with Client(f"http://127.0.0.1:{server.port}", default_model="mine", timeout_ms=10_000) as client:
+        assert client.healthy()
+        answer = client.route("hello", policy={"exclude": ["small-fast"]}, latency_budget_ms=500, explain=True)
+        assert (answer.model, answer.problem) == ("coder-medium", None)
+        assert answer.decision is not None and answer.decision["explanation"]["excluded"]
+        assert client.route(messages=[{"role": "user", "content": "hi"}]).model == "small-fast"
+        refused = client.route("hello", policy={"best": True})
+        assert (refused.model, refused.problem) == ("mine", "status 422: the request has fields that are wrong")
+        large = client.route("x" * 5_000_000)
+        assert large.problem is not None and large.problem.startswith("status 413: ")
+    strict = Client(f"http://127.0.0.1:{server.port}", default_model="mine", timeout_ms=10_000, strict=True)
+    with strict, pytest.raises(ClientError) as raised:
+        strict.route("hello", latency_budget_ms=0)
+    assert raised.value.details[0][0] == "latency_budget_ms"
 
 
 def test_one_connection_serves_many_requests(server: ServerProcess) -> None:

@@ -1,18 +1,67 @@
 """docs/service.md says what the code does: paths, fields, settings, limits, statuses, and examples that work."""
 
 import json
+import logging
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fake_service import Client
+import yaml
+from fake_service import MODELS, Client, start_server, stop_server
 from starlette.routing import Route
 
+from router import client as http_client
 from router.service import body, schema, server
+from router.service.config import read_config
+from router.service.logs import logging_config
+from router.service.metrics import Metrics
 from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
-from router.service.settings import Settings
+from router.service.settings import SETTINGS, Setting, Settings
 
-PAGE = (Path(__file__).parents[3] / "docs" / "service.md").read_text("utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "service.md").read_text("utf-8")
+SAMPLE_HEAD = """\
+# Settings of the service, all at their defaults: whichmodel serve --config whichmodel.toml
+# WHICHMODEL_<NAME> in the environment wins over this file, and the command line over both. Paths are relative to this
+# file. API keys do not stand here: name a file of them, or set WHICHMODEL_API_KEYS in the environment.
+"""
+
+
+def section(title: str) -> str:
+    """Return a section of the page."""
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def toml(value: object) -> str:
+    """Return a value as the file of settings has it."""
+    return json.dumps(value) if isinstance(value, str) else str(value).removesuffix(".0")
+
+
+def allowed(one: Setting) -> str:
+    """Return what a setting may be."""
+    if one.kind in (int, float):
+        return f"{one.low:,} to {one.high:,} {one.unit}".rstrip()
+    return ", ".join(f"`{choice}`" for choice in one.choices) or ("path" if one.kind is Path else "text")
+
+
+def table_row(one: Setting) -> str:
+    """Return the line that the page must have about a setting."""
+    default = "none" if one.default is None else f"`{toml(one.default)}`"
+    return f"| `{one.key}` | `{one.variable}` | {default} | {allowed(one)} | {one.help} |"
+
+
+def sample() -> str:
+    """Return the sample file."""
+    lines = [SAMPLE_HEAD]
+    for table in dict.fromkeys(one.table for one in SETTINGS):
+        lines.append(f"[{table}]")
+        for one in (one for one in SETTINGS if one.table == table):
+            lines.append(f"# {one.help} ({allowed(one).replace('`', '')})")
+            examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt"}
+            unset = one.default is None
+            lines.append(f"{'# ' if unset else ''}{one.name} = {toml(examples[one.name] if unset else one.default)}\n")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def test_every_path_is_named(client: Client) -> None:
@@ -22,14 +71,68 @@ def test_every_path_is_named(client: Client) -> None:
 
 def test_every_field_is_named() -> None:
     fields = {*RouteRequest.model_fields, *(f"policy.{name}" for name in RequestPolicy.model_fields)} - {"policy"}
-    assert fields == set(re.findall(r"^\| `((?!WHICHMODEL)[\w.]+)` \|", PAGE, re.MULTILINE))
+    assert fields == set(re.findall(r"^\| `([\w.]+)` \|", section("POST /route"), re.MULTILINE))
 
 
-def test_every_setting_is_named_with_its_default() -> None:
-    named = dict(re.findall(r"^\| `(WHICHMODEL_\w+)` \| `?([\w.]+)", PAGE, re.MULTILINE))
-    assert named.pop("WHICHMODEL_API_KEYS") == named.pop("WHICHMODEL_API_KEYS_FILE") == "none"
-    assert Settings.from_environment(named) == Settings()
-    assert {key.removeprefix("WHICHMODEL_").lower() for key in named} == set(Settings.__slots__) - {"api_keys"}
+def test_every_setting_is_named_as_the_table_has_it() -> None:
+    rows = [line for line in section("Settings").splitlines() if line.startswith("| `")]
+    assert rows == [table_row(one) for one in SETTINGS]
+
+
+def test_the_sample_file_is_the_table_at_its_defaults(tmp_path: Path) -> None:
+    assert (DOCS / "whichmodel.toml").read_text("utf-8") == sample()
+    assert read_config(DOCS / "whichmodel.toml", {}, {}).settings == Settings()
+    every = tmp_path / "whichmodel.toml"
+    every.write_text(re.sub(r"^# (?=\w+ = )", "", sample(), flags=re.MULTILINE))
+    (tmp_path / "api_keys.txt").write_text("a-key\n")
+    assert set(read_config(every, {}, {}).sources) - {"api_keys"} == {one.name for one in SETTINGS}
+
+
+def test_the_example_of_check_config_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = section("Settings").split("--check-config --config whichmodel.toml")[1].split("```")[0].splitlines()[1:]
+    monkeypatch.chdir(tmp_path)
+    Path("whichmodel.toml").write_text(section("Settings").split("```toml\n")[1].split("```")[0])
+    printed = read_config("whichmodel.toml", {"WHICHMODEL_API_KEYS": "a,b"}, {"port": 9000}).render()
+    assert shown[:-1] == printed.splitlines()
+
+
+def test_every_metric_is_named_with_its_type() -> None:
+    def zero() -> float:
+        return 0
+
+    metrics = Metrics(
+        artifact_id="x",
+        verdict="ROUTE",
+        tiers=("static",),
+        queue_length=zero,
+        encoder_waiting=zero,
+        in_flight=zero,
+        cache_entries=zero,
+    )
+    exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.render().decode(), re.MULTILINE))
+    named = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Metrics"), re.MULTILINE))
+    assert named == {name: kind for name, kind in exposed.items() if name.startswith("whichmodel_")}
+    assert set(re.findall(r"`(process_\w+)`", section("Metrics"))) <= set(exposed)
+    outcomes = set(re.findall(r'outcome="(\w+)"', metrics.render().decode()))
+    assert all(f"`{outcome}`" in section("Metrics") for outcome in outcomes)
+
+    scrape, alerts = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", section("Metrics"), re.DOTALL))
+    assert scrape["scrape_configs"]
+    for rule in alerts["groups"][0]["rules"]:
+        assert set(re.findall(r"whichmodel_\w+", rule["expr"])) <= set(exposed)
+        assert {
+            one for found in re.findall(r'outcome=~?"([\w|]+)"', rule["expr"]) for one in found.split("|")
+        } <= outcomes
+
+
+def test_the_log_lines_are_in_their_forms() -> None:
+    form = {"text": r"```text\n(.*)\n```", "json": r"```jsonl\n(.*)\n```"}
+    for log_format, pattern in form.items():
+        record = logging.makeLogRecord({"name": "router.service.app", "levelname": "ERROR", "error_id": "3b1f0c9a"})
+        record.msg, record.args = "unexpected %s", ("RuntimeError",)
+        record.created = datetime(2026, 1, 31, 9, 30, 0, 123_000, UTC).timestamp()
+        formatter = logging_config(Settings())["formatters"][log_format]["()"]()
+        assert re.findall(pattern, section("Logs")) == [formatter.format(record)]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +150,8 @@ def test_every_setting_is_named_with_its_default() -> None:
         f"| nesting of the JSON | {body.MAX_DEPTH} |",
         f"| values in the JSON | {body.MAX_VALUES:,} |",
         f"at most {body.MAX_INTEGER_CHARS} characters |",
+        f"or is longer than {http_client.MAX_ANSWER_BYTES:,} bytes",
+        f"keeps up to {http_client.MAX_IDLE_CONNECTIONS} idle connections",
     ],
 )
 def test_every_limit_is_the_one_in_force(text: str) -> None:
@@ -63,3 +168,16 @@ def test_the_examples_work(client: Client) -> None:
     assert (
         client.route({"prompt": "x", "latency_budget_ms": "x"}).json == ErrorAnswer.model_validate(error).model_dump()
     )
+
+
+def test_the_example_of_the_client_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(from router\.client .*?)```", PAGE, re.DOTALL)
+    started = start_server({})
+    try:
+        # This machine may be busy: what the example shows is not its time.
+        exec(example.replace(":8080", f":{started.port}").replace("timeout_ms=100", "timeout_ms=10_000"), names := {})
+        names["client"].close()
+    finally:
+        logged = stop_server(started)
+    model, decided = capsys.readouterr().out.splitlines()
+    assert (model, decided.split()[0], logged) == (MODELS[0], "best", "")

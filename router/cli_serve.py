@@ -1,0 +1,108 @@
+"""``whichmodel serve``: the options that the table of settings gives, and the check of a configuration."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from router.artifact import load_artifact
+from router.errors import ConfigError
+from router.router import Router
+from router.service.auth import check_bind
+from router.service.config import Config, misspelt_variables, read_config
+from router.service.settings import KEYS_VARIABLE, SETTINGS, Setting
+
+Command = Callable[..., argparse.ArgumentParser]
+
+EPILOG = f"""Every setting can also stand in FILE (docs/whichmodel.toml is a sample), in the table named behind it in
+brackets, or in the environment, as WHICHMODEL_ and its name in capitals. The command line wins over the
+environment, and that over the file. API keys come from {KEYS_VARIABLE} (comma-separated) or from the
+file of keys; without one the service listens on loopback addresses only. See docs/service.md.
+"""
+
+
+def add_serve(commands: Any, command: Command) -> None:
+    """Add ``serve`` to the command line."""
+    serve = command(commands, "serve", _serve, "answer POST /route over HTTP", EPILOG)
+    serve.add_argument("--config", metavar="FILE", help="TOML file of settings; paths in it are relative to it")
+    serve.add_argument(
+        "--check-config",
+        action="store_true",
+        help="check the settings and the artifact, print what is in force and from where, and serve nothing",
+    )
+    group = serve.add_argument_group("settings")
+    for setting in SETTINGS:
+        if not setting.option.startswith("-"):
+            serve.add_argument(
+                setting.name, nargs="?", type=_reader(setting), metavar=setting.option, help=setting.help
+            )
+        else:
+            default = f"default {setting.shown(setting.default)}"
+            group.add_argument(
+                setting.option,
+                type=_reader(setting),
+                metavar=_metavar(setting),
+                help=f"{setting.help} ({default}) [{setting.table}]",
+            )
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return setting.from_text(text, setting.option)
+        except ConfigError as exc:
+            raise argparse.ArgumentTypeError(f"expected {setting.wanted}, got {text}") from exc
+
+    return read
+
+
+def _metavar(setting: Setting) -> str:
+    if setting.kind is Path:
+        return "FILE"
+    return "|".join(setting.choices) or setting.unit.upper() or ("N" if setting.kind is int else setting.name.upper())
+
+
+def _serve(args: argparse.Namespace) -> int:
+    options = {one.name: getattr(args, one.name) for one in SETTINGS if getattr(args, one.name) is not None}
+    config = read_config(args.config, os.environ, options)
+    if args.check_config:
+        return _check(config)
+    settings = config.settings
+    if settings.artifact is None:
+        print(
+            "whichmodel serve: give an ARTIFACT, or server.artifact in the --config FILE, or WHICHMODEL_ARTIFACT",
+            file=sys.stderr,
+        )
+        return 2
+    _say_misspelt()
+    from router.service.server import serve  # FastAPI takes a second to import
+
+    router = Router.load(
+        settings.artifact,
+        cache_entries=settings.cache_entries,
+        max_waiting=settings.max_waiting,
+        encoder_nice=settings.encoder_nice,
+    )
+    serve(router, settings, announce=lambda line: print(line, flush=True))
+    return 0
+
+
+def _check(config: Config) -> int:
+    settings = config.settings
+    check_bind(settings.host, settings.api_keys)
+    artifact = load_artifact(settings.artifact) if settings.artifact is not None else None
+    _say_misspelt()
+    print(config.render())
+    if artifact is None:
+        print("ok: the settings are in order; no artifact was named")
+    else:
+        print(f"ok: the settings are in order; artifact {artifact.id} is whole, its verdict {artifact.verdict.label}")
+    return 0
+
+
+def _say_misspelt() -> None:
+    """Warn of variables that are nearly settings: one that names no key would leave the service open in silence."""
+    for line in misspelt_variables(os.environ):
+        print(f"whichmodel: {line}", file=sys.stderr)

@@ -1,0 +1,31 @@
+"""Requests that were read and wait for their turn: past a bound, new ones are refused instead of answered late."""
+
+from starlette.types import Scope
+
+ROUTE_PATH = "/route"
+
+
+class Backlog:
+    """Counts requests to /route between their head and their turn.
+
+    On an overloaded event loop these are what makes everybody late, and none of them knows it: the server counts them
+    as their heads are read, and marks those that came when too many waited already.
+    """
+
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
+        self.n_waiting = 0
+
+    def enter(self, scope: Scope) -> None:
+        """Count a request whose head was read, and mark it to be refused if it is one too many."""
+        if scope.get("path") == ROUTE_PATH:
+            scope["state"]["shed"] = self.n_waiting >= self._max_requests
+            self.n_waiting += 1
+
+    def leave(self, scope: Scope) -> bool:
+        """Take a request whose turn has come out of the count; return True if it is to be refused."""
+        shed = scope.get("state", {}).get("shed")
+        if shed is None:  # another ASGI server, which counts nothing
+            return False
+        self.n_waiting -= 1
+        return bool(shed)

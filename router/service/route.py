@@ -1,0 +1,160 @@
+"""POST /route as a bare ASGI application: a framework's way to an endpoint takes as long as half a decision."""
+
+import asyncio
+from concurrent.futures import Executor
+from functools import partial
+
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from router.deadline import Deadline, now_ms
+from router.errors import PolicyError, PromptError
+from router.router import Pending, Router
+from router.service.backlog import Backlog
+from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
+from router.service.metrics import Metrics
+from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
+from router.service.schema import RouteRequest, error_details
+from router.service.settings import Settings
+from router.types import Decision
+
+# Folding, stripping and cutting a prompt cost time per character (about 10 ms for a million), so long ones leave the
+# event loop to others. The way to a thread and back takes 0.1 ms, as long as encoding a short one: those stay.
+LONG_PROMPT_CHARS = 4_000
+RETRY_AFTER_S = "1"
+
+
+class RouteEndpoint:
+    """Reads a request, asks the router, and writes the decision, or an error in the form of all others."""
+
+    def __init__(
+        self, router: Router, settings: Settings, metrics: Metrics, backlog: Backlog, executor: Executor
+    ) -> None:
+        """executor: where long prompts are decided, one at a time."""
+        self._router = router
+        self._settings = settings
+        self._metrics = metrics
+        self._backlog = backlog
+        self._executor = executor
+        self.n_in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, unless its client has gone."""
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            self._metrics.refused(refusal.status_code)
+            await refusal(scope, receive, send)
+            return
+        self.n_in_flight += 1
+        try:
+            await self._answer(scope, receive, send)
+        except ClientGoneError:
+            self._metrics.client_gone()
+        except (BodyError, ValidationError, PromptError, PolicyError) as exc:
+            refusal = _error(exc)
+            self._metrics.refused(refusal.status_code)
+            await refusal(scope, receive, send)
+        finally:
+            self.n_in_flight -= 1
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Return what is answered to a request that is not read at all."""
+        if self._backlog.leave(scope):
+            message = "too many requests wait for their turn"
+            return error_response(429, "overloaded", message, headers={"retry-after": RETRY_AFTER_S})
+        if not self._settings.api_keys.admit(scope["headers"]):
+            return unauthorized()
+        if scope["method"] != "POST":
+            return error_response(405, "method_not_allowed", "method not allowed", headers={"allow": "POST"})
+        return None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived_ms = scope.get("state", {}).get("arrived_ms") or now_ms()
+        asked = await self._read(scope, receive)
+        decision = await self._decide(asked, arrived_ms, receive)
+        body = json_bytes(decision.to_json(explain=asked.explain))
+        headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self._metrics.answered(
+            decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
+        )
+
+    async def _read(self, scope: Scope, receive: Receive) -> RouteRequest:
+        headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts
+        check_content_headers(headers.get(b"content-type"), headers.get(b"content-encoding"))
+        raw = await read_body(
+            receive,
+            headers.get(b"content-length"),
+            max_bytes=self._settings.max_body_bytes,
+            chunk_timeout_s=self._settings.chunk_timeout_s,
+        )
+        return RouteRequest.model_validate(parse_json(raw))
+
+    async def _decide(self, asked: RouteRequest, arrived_ms: float, receive: Receive) -> Decision:
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        begin = partial(
+            self._router.begin,
+            asked.to_prompt(),
+            asked.policy.to_policy() if asked.policy else None,
+            Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
+            explain=asked.explain,
+            cache=asked.cache,
+            on_done=partial(_wake_from_thread, loop, turn),
+        )
+        is_long = asked.n_chars > LONG_PROMPT_CHARS
+        begun = await loop.run_in_executor(self._executor, begin) if is_long else begin()
+        if isinstance(begun, Decision):
+            return begun
+        await self._wait(begun, turn, receive)
+        if begun.ticket.failed:
+            self._metrics.encoder_failed()
+        finish = partial(self._router.finish, begun)
+        return await loop.run_in_executor(self._executor, finish) if is_long else finish()
+
+    async def _wait(self, pending: Pending, turn: "asyncio.Future[None]", receive: Receive) -> None:
+        """Wait until the prompt is encoded or given up.
+
+        Raises:
+            ClientGoneError: nobody waits for the answer any more; the prompt will not be encoded.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(max(0.0, pending.give_up_at_ms - now_ms()) / 1e3, _wake, turn)
+        # After its body, all that can still come of a request is the news that its client has gone.
+        gone: asyncio.Task[Message] = loop.create_task(receive())  # type: ignore[arg-type]
+        gone.add_done_callback(lambda _: _wake(turn))
+        try:
+            await turn
+            if gone.done() and not gone.cancelled():
+                raise ClientGoneError
+        except (ClientGoneError, asyncio.CancelledError):
+            pending.ticket.cancelled = True
+            raise
+        finally:
+            timer.cancel()
+            gone.cancel()
+
+
+def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:
+    if isinstance(exc, BodyError):
+        # What is left of an unread body is not worth waiting for.
+        headers = {"connection": "close"} if exc.status in {408, 413} else None
+        return error_response(exc.status, exc.kind, str(exc), headers=headers)
+    if isinstance(exc, ValidationError):
+        details = error_details(exc.errors(include_url=False, include_context=False, include_input=False))
+        return error_response(422, "validation", "the request has fields that are wrong", details=details)
+    return error_response(422, "prompt" if isinstance(exc, PromptError) else "policy", str(exc))
+
+
+def _wake(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+def _wake_from_thread(loop: asyncio.AbstractEventLoop, turn: "asyncio.Future[None]") -> None:
+    try:
+        loop.call_soon_threadsafe(_wake, turn)
+    except RuntimeError:  # the loop was closed meanwhile, and nobody waits
+        return

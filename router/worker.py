@@ -1,0 +1,131 @@
+"""One thread that encodes, one prompt at a time, earliest deadline first; it never starts what will not be in time."""
+
+import heapq
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.deadline import now_ms
+from router.encoder import ONNX_ERRORS, Encoding
+
+logger = logging.getLogger(__name__)
+
+# No prompt takes so long: a thread that does is given up, and another one takes its place.
+HUNG_MS = 2_000.0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One prompt that waits for the encoder. Times in ms on the clock of router.deadline.
+
+    needed_by_ms: when the encoding must be done. cost_ms: what it is expected to take. encoding: there once it is
+    done; failed: the encoder refused it; neither: it was left out, or is not done yet. took_ms, done_ms: what encoding
+    took, and when it was done.
+    """
+
+    ids: list[int]
+    needed_by_ms: float
+    cost_ms: float
+    on_done: Callable[[], object]
+    encoding: Encoding | None = None
+    failed: bool = False
+    cancelled: bool = False
+    took_ms: float = 0.0
+    done_ms: float = 0.0
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class EncoderWorker:
+    """Runs ``encode`` on tickets in a thread of its own, which yields to the others by ``nice``."""
+
+    def __init__(self, encode: Callable[[list[int]], Encoding], *, nice: int, max_waiting: int) -> None:
+        self._encode = encode
+        self._nice = nice
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Ticket]] = []
+        self._number = itertools.count()
+        self._busy: Ticket | None = None
+        self._busy_since_ms = 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def wait_ms(self, needed_by_ms: float) -> float:
+        """Return what is expected to pass before something needed by then would be begun."""
+        with self._changed:
+            total = 0.0
+            if self._busy is not None:
+                total = max(0.0, self._busy.cost_ms - (now_ms() - self._busy_since_ms))
+            before = (one for due, _, one in self._waiting if due <= needed_by_ms)
+            return total + sum(one.cost_ms for one in before if not one.cancelled)
+
+    def submit(self, ticket: Ticket) -> bool:
+        """Queue a ticket and return True; False when too many wait already, or the encoder hangs."""
+        with self._changed:
+            if len(self._waiting) >= self._max_waiting or self._closed:
+                return False
+            if self._busy is not None and now_ms() - self._busy_since_ms > HUNG_MS:
+                logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
+                self._thread = self._busy = None  # the hung one ends by itself if it ever comes back
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+                self._thread.start()
+            heapq.heappush(self._waiting, (ticket.needed_by_ms, next(self._number), ticket))
+            self._changed.notify()
+            return True
+
+    def close(self) -> None:
+        """Let the thread end after what it is doing; what waits is left out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        if self._nice and sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        while (ticket := self._next()) is not None:
+            began_ms = now_ms()
+            try:
+                ticket.encoding = self._encode(ticket.ids)
+            except ONNX_ERRORS:
+                ticket.failed = True
+            ticket.took_ms = now_ms() - began_ms
+            with self._changed:
+                if self._busy is ticket:
+                    self._busy = None
+            _finish(ticket)
+
+    def _next(self) -> Ticket | None:
+        """Return the next ticket that can be in time, or None when this thread is not the worker's any more."""
+        while True:
+            late = None
+            with self._changed:
+                while not self._waiting and self._mine():
+                    self._changed.wait()
+                if not self._mine():
+                    return None
+                _, _, ticket = heapq.heappop(self._waiting)
+                if ticket.cancelled:
+                    continue
+                if now_ms() + ticket.cost_ms > ticket.needed_by_ms:
+                    late = ticket
+                else:
+                    self._busy, self._busy_since_ms = ticket, now_ms()
+                    return ticket
+            _finish(late)
+
+    def _mine(self) -> bool:
+        return self._thread is threading.current_thread() and not self._closed
+
+
+def _finish(ticket: Ticket) -> None:
+    ticket.done_ms = now_ms()
+    ticket.done.set()
+    ticket.on_done()

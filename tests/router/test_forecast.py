@@ -1,0 +1,58 @@
+"""router/forecast.py: what a stage will take, from what it took."""
+
+import pytest
+
+from router.forecast import HORIZON_MS, WINDOW, Forecast
+
+
+def test_nothing_seen_costs_nothing() -> None:
+    assert Forecast().predict_ms(30, 0.0) == 0.0
+
+
+def test_it_predicts_a_high_quantile_of_what_was_seen_lately() -> None:
+    forecast = Forecast()
+    for took in range(1, 11):
+        forecast.observe(30, float(took), now_ms=0.0)
+    assert forecast.predict_ms(30, 0.0) == 10.0 and forecast.predict_ms(17, 0.0) == 10.0
+
+
+def test_one_slow_run_in_many_does_not_count() -> None:
+    forecast = Forecast()
+    for took in (1.0,) * 30 + (500.0,):
+        forecast.observe(30, took, now_ms=0.0)
+    assert forecast.predict_ms(30, 0.0) == 1.0
+
+
+def test_the_window_moves_on() -> None:
+    forecast = Forecast()
+    for took in (9.0,) * WINDOW + (1.0,) * WINDOW:
+        forecast.observe(30, took, now_ms=0.0)
+    assert forecast.predict_ms(30, 0.0) == 1.0
+
+
+def test_what_was_slow_under_load_is_as_quick_as_ever_after_it() -> None:
+    """Otherwise the stage would be left out for good, and nobody would see that it is quick again."""
+    forecast = Forecast()
+    forecast.warm(30, [1.0, 1.0, 1.0])
+    for at in range(20):
+        forecast.observe(30, 80.0, now_ms=float(at))
+    assert forecast.predict_ms(30, 20.0) == 80.0
+    assert forecast.predict_ms(30, 20.0 + HORIZON_MS) == 1.0
+    forecast.observe(30, 2.0, now_ms=20.0 + HORIZON_MS)
+    assert forecast.predict_ms(30, 21.0 + HORIZON_MS) == 2.0
+
+
+def test_old_runs_leave_one_by_one() -> None:
+    forecast = Forecast()
+    forecast.observe(30, 80.0, now_ms=0.0)
+    forecast.observe(30, 2.0, now_ms=900.0)
+    assert forecast.predict_ms(30, 900.0) == 80.0
+    assert forecast.predict_ms(30, HORIZON_MS + 1.0) == 2.0
+
+
+@pytest.mark.parametrize(("size", "expected_ms"), [(1, 2.0), (20, 2.0), (40, 4.0), (100, 8.0), (120, 8.0), (500, 32.0)])
+def test_other_sizes_are_reckoned_from_the_nearest_and_never_cheaper(size: int, expected_ms: float) -> None:
+    forecast = Forecast()
+    forecast.warm(20, [2.0])
+    forecast.warm(100, [8.0])
+    assert forecast.predict_ms(size, 0.0) == expected_ms
