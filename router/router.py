@@ -11,7 +11,7 @@ from router.encoder import Encoding
 from router.errors import ConfigError, PromptError
 from router.forecast import Forecast
 from router.prompt import fold_messages
-from router.rung import Question, Rung, new_decision_id
+from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.types import Decision, JsonObject, Messages, Policy
 from router.worker import EncoderWorker, Ticket
 
@@ -100,8 +100,11 @@ class Router:
         begun = self.begin(prompt, policy, deadline, explain=explain, cache=cache)
         if isinstance(begun, Decision):
             return begun
-        begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)
-        return self.finish(begun)
+        if begun.ticket is not None:
+            if begun.in_doubt:
+                begun.in_hand = settled(self.static_all([begun])[0])
+            begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)
+        return settled(self.settle_all([begun])[0])
 
     def begin(
         self,
@@ -113,12 +116,12 @@ class Router:
         cache: bool,
         on_done: Callable[[], object] = lambda: None,
     ) -> "Decision | Pending":
-        """Decide at once by the best tier that is expected to be in time, or begin to encode and say what to wait for.
+        """Return a remembered decision, or what is pending: with a ticket for the full encoder, or to be settled now.
 
-        on_done: called, in the encoder's thread, when there is nothing to wait for any more.
+        on_done: called, in the encoder's thread, when the ticket is done.
 
         Raises:
-            PromptError, PolicyError: as ``route``.
+            PromptError: as ``route``.
         """
         policy = policy or DEFAULT_POLICY
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
@@ -128,18 +131,82 @@ class Router:
         known = self._cache.get(key) if key is not None else None
         if known is not None:
             return _again(known, deadline)
-        question = Question(text, self.artifact.template.strip(text), policy, deadline, explain)
-        return self._ask_full(question, key, on_done) or self.answer_now(question)
+        pending = Pending(Question(text, self.artifact.template.strip(text), policy, deadline, explain), key)
+        self._ask_full(pending, on_done)
+        return pending
 
-    def answer_now(self, question: Question, *, reserve_ms: float = RESERVE_MS) -> Decision:
-        """Decide by the static tier where it is expected to leave ``reserve_ms`` of the budget, else by the priors."""
-        now, size = now_ms(), len(question.text)
-        static = self._static
-        if static is None or now + self._static_takes.predict_ms(size, now) + reserve_ms > question.deadline.ends_ms:
-            return self._best.decide(question, None)
-        decision = static.decide(question, static.encode(question))
-        self._static_takes.observe(size, now_ms() - now, now)
-        return decision
+    def static_all(self, pending: Sequence["Pending"]) -> list[Outcome]:
+        """Return the answer of each that needs no full encoder: the static tier's, or the priors' without time."""
+        return self._answer_now([one.question for one in pending], RESERVE_MS)
+
+    def settle_all(self, pending: Sequence["Pending"]) -> list[Outcome]:
+        """Return the decision of each: the full tier's if it is encoded, else what is in hand, else as ``static_all``.
+
+        To be called when a ticket is done, or at ``give_up_at_ms``, or at once where there is no ticket.
+        """
+        now = now_ms()
+        outcomes: dict[int, Outcome] = {}
+        encoded, rest = [], []
+        for place, one in enumerate(pending):
+            self._note(one, now)
+            in_time = now + self._finish_takes.predict_ms(1, now) <= one.question.deadline.ends_ms
+            if one.encoding is not None and (in_time or one.in_hand is None):
+                encoded.append(place)
+            elif one.in_hand is not None:
+                outcomes[place] = _stamped(one.in_hand, one.question.deadline)
+            else:
+                rest.append(place)
+        outcomes |= zip(encoded, self._finish_full([pending[place] for place in encoded]), strict=True)
+        outcomes |= zip(rest, self._answer_now([pending[place].question for place in rest], 0.0), strict=True)
+        return [outcomes[place] for place in range(len(pending))]
+
+    def _note(self, one: "Pending", now: float) -> None:
+        """Learn from a ticket what encoding took, and how late its end or its giving up was heard of."""
+        ticket = one.ticket
+        if ticket is None:
+            return
+        if ticket.encoding is None:
+            ticket.cancelled = True  # too late, even if it is done now
+            self._handover_takes.observe(1, max(0.0, now - one.give_up_at_ms), now)
+        else:
+            one.encoding = ticket.encoding
+            self._encoding_takes.observe(len(ticket.ids), ticket.took_ms, now)
+            self._handover_takes.observe(1, now - ticket.done_ms, now)
+
+    def _finish_full(self, pending: Sequence["Pending"]) -> list[Outcome]:
+        if not pending:
+            return []
+        began = now_ms()
+        outcomes = self._best.decide_all([one.question for one in pending], [one.encoding for one in pending])
+        self._finish_takes.observe(1, now_ms() - began, began)
+        for one, outcome in zip(pending, outcomes, strict=True):
+            if one.key is not None and isinstance(outcome, Decision):
+                self._cache.put(one.key, outcome)
+        return outcomes
+
+    def _answer_now(self, questions: Sequence[Question], reserve_ms: float) -> list[Outcome]:
+        """Decide by the static tier where it is expected to leave so much of the budget, else by the priors."""
+        static, began = self._static, now_ms()
+        ready_ms = began
+        read, blind = [], []
+        for place, question in enumerate(questions):
+            takes_ms = self._static_takes.predict_ms(len(question.text), began)
+            if static is None or ready_ms + takes_ms + reserve_ms > question.deadline.ends_ms:
+                blind.append(place)
+            else:
+                read.append(place)
+                ready_ms += takes_ms
+        outcomes: dict[int, Outcome] = {}
+        if static is not None and read:
+            some = [questions[place] for place in read]
+            outcomes |= zip(read, static.decide_all(some, static.encode_all(some)), strict=True)
+            took_ms = (now_ms() - began) / len(read)
+            for one in some:
+                self._static_takes.observe(len(one.text), took_ms, began)
+        if blind:
+            some = [questions[place] for place in blind]
+            outcomes |= zip(blind, self._best.decide_all(some, [None] * len(some)), strict=True)
+        return [outcomes[place] for place in range(len(questions))]
 
     def answer_of(
         self, tier: str, prompt: str | Messages, policy: Policy | None = None, *, explain: bool = True
@@ -160,7 +227,7 @@ class Router:
         if tier not in self._rungs:
             raise ConfigError(f"the artifact has no {tier} tier; it has {', '.join(self._rungs)}")
         rung = self._rungs[tier]
-        return rung.decide(question, rung.encode(question))
+        return rung.decide(question, rung.encode_all([question])[0])
 
     def route_batch(
         self,
@@ -220,60 +287,29 @@ class Router:
             "report": artifact.report,
         }
 
-    def finish(self, pending: "Pending") -> Decision:
-        """Return the decision of a prompt that was queued: the full tier's if it is encoded, else what is in hand.
-
-        To be called when ``pending.ticket`` is done, or at ``pending.give_up_at_ms``.
-
-        Raises:
-            PolicyError: the policy leaves no model.
-        """
-        now, ticket, question = now_ms(), pending.ticket, pending.question
-        encoding, deadline = ticket.encoding, question.deadline
-        if encoding is None:
-            ticket.cancelled = True  # too late, even if it is done now
-            self._handover_takes.observe(1, max(0.0, now - pending.give_up_at_ms), now)
-        else:
-            self._encoding_takes.observe(len(ticket.ids), ticket.took_ms, now)
-            self._handover_takes.observe(1, now - ticket.done_ms, now)
-            in_time = now + self._finish_takes.predict_ms(1, now) <= deadline.ends_ms
-            if in_time or pending.in_hand is None:
-                return self._finish_full(question, encoding, pending.key)
-        if pending.in_hand is not None:
-            return _stamped(pending.in_hand, deadline)
-        return self.answer_now(question, reserve_ms=0.0)
-
-    def _finish_full(self, question: Question, encoding: Encoding, key: Key | None) -> Decision:
-        began = now_ms()
-        decision = self._best.decide(question, encoding)
-        self._finish_takes.observe(1, now_ms() - began, began)
-        if key is not None:
-            self._cache.put(key, decision)
-        return decision
-
-    def _ask_full(self, question: Question, key: Key | None, on_done: Callable[[], object]) -> "Pending | None":
-        """Queue the prompt for the full encoder if its answer is expected to be in time; None where it is not."""
-        full, worker = self._full, self._worker
+    def _ask_full(self, pending: "Pending", on_done: Callable[[], object]) -> None:
+        """Queue the prompt for the full encoder, if its answer is expected to be in time."""
+        full, worker, question = self._full, self._worker, pending.question
         if full is None or worker is None:
-            return None
-        now = now_ms()
-        needed_by_ms = question.deadline.ends_ms - RESERVE_MS
-        needed_by_ms -= self._finish_takes.predict_ms(1, now) + self._handover_takes.predict_ms(1, now)
+            return
+        now, deadline = now_ms(), question.deadline
+        late_ms = RESERVE_MS + self._handover_takes.predict_ms(1, now)
+        needed_by_ms = deadline.ends_ms - late_ms - self._finish_takes.predict_ms(1, now)
         begins_ms = now + worker.wait_ms(needed_by_ms)
         if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
-            return None  # not even the shortest prompt: under load, this one is not tokenised for nothing
+            return  # not even the shortest prompt: under load, this one is not tokenised for nothing
         ids = full.tier.encoder.token_ids(question.core)
         cost_ms = self._encoding_takes.predict_ms(len(ids), now)
         if begins_ms + cost_ms > needed_by_ms:
-            return None
-        in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
-        in_hand = self.answer_now(question) if in_doubt else None
-        give_up_at_ms = question.deadline.ends_ms - RESERVE_MS - self._handover_takes.predict_ms(1, now)
-        if in_hand is None:
+            return
+        pending.in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
+        pending.give_up_at_ms = deadline.ends_ms - late_ms
+        if not pending.in_doubt:
             static_ms = self._static_takes.predict_ms(len(question.text), now)
-            give_up_at_ms -= max(static_ms, LATE_SHARE * question.deadline.budget_ms)
+            pending.give_up_at_ms -= max(static_ms, LATE_SHARE * deadline.budget_ms)
         ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
-        return Pending(question, ticket, in_hand, give_up_at_ms, key) if worker.submit(ticket) else None
+        if worker.submit(ticket):
+            pending.ticket = ticket
 
     def _warm_up(self) -> None:
         """See what every stage takes for prompts of every size while the machine does nothing else for us."""
@@ -283,11 +319,11 @@ class Router:
             question = Question(text, text, policy, deadline, explain=False)
             if self._static is not None:
                 static = self._static
-                takes_ms = _times_ms(lambda: static.decide(question, static.encode(question)))  # noqa: B023
+                takes_ms = _times_ms(lambda: static.decide(question, static.encode_all([question])[0]))  # noqa: B023
                 self._static_takes.warm(len(text), takes_ms)
         if self._full is not None:
             full, encoder = self._full, self._full.tier.encoder
-            encoding = full.encode(question)
+            (encoding,) = full.encode_all([question])
             self._finish_takes.warm(1, _times_ms(lambda: full.decide(question, encoding)))
             ids = encoder.token_ids(WARM_UP_PROMPTS[-1])
             for n_tokens in WARM_UP_TOKENS:
@@ -297,13 +333,19 @@ class Router:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A prompt in the full encoder's queue, and what is answered when it is not encoded by ``give_up_at_ms``."""
+    """A question on its way to an answer.
+
+    ticket: its place in the full encoder's queue, None where that is not expected to be in time. in_doubt: the ticket
+    may well be late; an answer should be in hand before. give_up_at_ms: when to wait no longer.
+    """
 
     question: Question
-    ticket: Ticket
-    in_hand: Decision | None
-    give_up_at_ms: float
     key: Key | None
+    ticket: Ticket | None = None
+    in_doubt: bool = False
+    give_up_at_ms: float = 0.0
+    in_hand: Decision | None = None
+    encoding: Encoding | None = None
 
 
 def _again(known: Decision, deadline: Deadline) -> Decision:

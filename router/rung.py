@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -35,6 +36,17 @@ class Question:
     explain: bool
 
 
+Outcome = Decision | PolicyError
+"""What comes of a question; an error is a value where many are decided together."""
+
+
+def settled(outcome: Outcome) -> Decision:
+    """Return the decision, or raise the error."""
+    if isinstance(outcome, PolicyError):
+        raise outcome
+    return outcome
+
+
 class Rung:
     """Decides by one tier of an artifact, and by its priors alone where there is no encoding."""
 
@@ -54,9 +66,10 @@ class Rung:
         best_fixed = artifact.models.index(artifact.best_fixed)
         self._fixed_quality[best_fixed] = np.nextafter(self._fixed_quality.max(), np.inf)
 
-    def encode(self, question: Question) -> Encoding:
-        """Encode the prompt here and now."""
-        return self.tier.encoder.encode(question.core)
+    def encode_all(self, questions: Sequence[Question]) -> list[Encoding]:
+        """Encode prompts here and now, one by one, but stage by stage: each stage finds its own code in the caches."""
+        encoder = self.tier.encoder
+        return [encoder.encode_ids(ids) for ids in [encoder.token_ids(one.core) for one in questions]]
 
     def decide(self, question: Question, encoding: Encoding | None) -> Decision:
         """Decide by the neighbours of the encoded prompt; without an encoding, by the priors.
@@ -64,36 +77,102 @@ class Rung:
         Raises:
             PolicyError: the policy leaves no model.
         """
-        artifact, tier, policy = self.artifact, self.tier, question.policy
-        evidence, settings = tier.evidence, tier.settings
-        hits, blind, unknown_share = NO_HITS, "deadline", 0.0
-        if encoding is not None and encoding.unknown_share > settings.max_unknown_share:
-            # What is unknown adds nothing to a vector, which then lies where the few known tokens happen to point.
-            blind, unknown_share = "unreadable", encoding.unknown_share
-        elif encoding is not None:
-            point, blind = tier.space.place(encoding.vector, question.core), ""
-            hits = self._index.search(point, settings.n_neighbors)
+        return settled(self.decide_all([question], [encoding])[0])
+
+    def decide_all(self, questions: Sequence[Question], encodings: Sequence[Encoding | None]) -> list[Outcome]:
+        """Decide many prompts stage by stage, each exactly as if it were alone, in half the time of one by one."""
+        blind = [self._blind(one) for one in encodings]
+        hits = self._search(questions, encodings, blind)
+        fields = [self._field(question, own) for question, own in zip(questions, hits, strict=True)]
+        together = zip(questions, encodings, blind, hits, fields, self._estimate(hits, fields), strict=True)
+        return [
+            field if isinstance(field, PolicyError) else self._decision(question, encoding, why, own, field, local)
+            for question, encoding, why, own, field, local in together
+        ]
+
+    def _blind(self, encoding: Encoding | None) -> str:
+        """Return why the neighbours of a prompt are not asked; empty where they are."""
+        if encoding is None:
+            return "deadline"
+        # What is unknown adds nothing to a vector, which then lies where the few known tokens happen to point.
+        return "unreadable" if encoding.unknown_share > self.tier.settings.max_unknown_share else ""
+
+    def _search(
+        self, questions: Sequence[Question], encodings: Sequence[Encoding | None], blind: Sequence[str]
+    ) -> list[Hits]:
+        """Return every prompt's nearest rows, none where the neighbours are not asked."""
+        hits = [NO_HITS] * len(questions)
+        points = {
+            place: self.tier.space.place(encoding.vector, question.core)
+            for place, (question, encoding, why) in enumerate(zip(questions, encodings, blind, strict=True))
+            if encoding is not None and not why
+        }
+        if points:
+            found = self._index.search_many(np.stack(list(points.values())), self.tier.settings.n_neighbors)
+            for nth, place in enumerate(points):
+                hits[place] = found.of(nth)
+        return hits
+
+    def _estimate(self, hits: Sequence[Hits], fields: Sequence[Field | PolicyError]) -> list[LocalEstimate]:
+        """Return every prompt's estimates: of those with neighbours, all of which have as many, at once."""
+        evidence, settings = self.tier.evidence, self.tier.settings
+        fixed = [0 if isinstance(one, PolicyError) else max(one.fixed, 0) for one in fields]
+        seeing = [place for place, own in enumerate(hits) if own is not NO_HITS]
+        if len(seeing) < 2:
+            return [estimate(own, evidence, settings, fixed=column) for own, column in zip(hits, fixed, strict=True)]
+        many = Hits(
+            np.stack([hits[place].rows for place in seeing]), np.stack([hits[place].similarities for place in seeing])
+        )
+        local = estimate(many, evidence, settings, fixed=np.array([fixed[place] for place in seeing]))
+        by_place = {place: local.of(nth) for nth, place in enumerate(seeing)}
+        return [
+            by_place.get(place) or estimate(NO_HITS, evidence, settings, fixed=fixed[place])
+            for place in range(len(hits))
+        ]
+
+    def _field(self, question: Question, hits: Hits) -> Field | PolicyError:
+        """Return which models the request allows, or the error that it allows none."""
+        artifact, tier = self.artifact, self.tier
         costs_usd = self._no_costs_usd
         if self._priced:
-            size = float(relative_size(hits, evidence, settings)) if self._sizes_matter else 1.0
+            size = float(relative_size(hits, tier.evidence, tier.settings)) if self._sizes_matter else 1.0
             costs_usd = expected_costs_usd(artifact.profiles, artifact.models, question.text, size)
-        field = field_of(artifact.models, costs_usd, self._fixed_quality, policy)
-        local = estimate(hits, evidence, settings, fixed=max(field.fixed, 0))
+        try:
+            self._willingness_to_pay_usd(question.policy)
+            return field_of(artifact.models, costs_usd, self._fixed_quality, question.policy)
+        except PolicyError as exc:
+            return exc
+
+    def _decision(
+        self,
+        question: Question,
+        encoding: Encoding | None,
+        blind: str,
+        hits: Hits,
+        field: Field,
+        local: LocalEstimate,
+    ) -> Decision:
+        tier, policy = self.tier, question.policy
         choice = choose(
             local,
             field,
             policy,
             verdict=tier.verdict,
             willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
-            guard_z=settings.guard_z,
+            guard_z=tier.settings.guard_z,
             blind=blind,
         )
-        model = artifact.models[choice.column] if choice.column >= 0 else str(policy.fallback)
-        estimates = self._estimates(field, local, choice)
+        names = self.artifact.models
+        model = names[choice.column] if choice.column >= 0 else str(policy.fallback)
+        # The estimates of those not chosen, neighbours and summary take a third of the time that deciding takes.
+        estimates = self._estimates(
+            field, local, choice.utility, choice.ranking if question.explain else choice.ranking[:1]
+        )
         intent = self._intent(hits, local.intent_weights)
         summary = ""
         neighbors: tuple[Neighbor, ...] = ()
         if question.explain:
+            unknown_share = encoding.unknown_share if encoding is not None and blind else 0.0
             summary = _summary(model, choice, estimates, intent, unknown_share)
             neighbors = self._neighbors(hits)
         elapsed_ms = question.deadline.elapsed_ms()
@@ -104,7 +183,7 @@ class Rung:
             propensity=1.0,
             intent=intent,
             estimates=estimates,
-            fallbacks=tuple(one.model for one in estimates if one.model != model),
+            fallbacks=tuple(names[column] for column in choice.ranking if column != choice.column),
             excluded=field.excluded,
             neighbors=neighbors,
             tier=PRIOR if encoding is None else tier.name,
@@ -113,7 +192,7 @@ class Rung:
             latency_budget_ms=question.deadline.budget_ms,
             elapsed_ms=elapsed_ms,
             budget_met=elapsed_ms <= question.deadline.budget_ms,
-            artifact_id=artifact.id,
+            artifact_id=self.artifact.id,
             decision_id=new_decision_id(),
         )
 
@@ -126,22 +205,18 @@ class Rung:
             raise PolicyError(f"strategy {policy.strategy} needs every model's cost, and the artifact has no prices")
         return amount
 
-    def _estimates(self, field: Field, local: LocalEstimate, choice: Choice) -> tuple[Estimate, ...]:
-        # One conversion per array: taking single numbers out of numpy costs more than the estimate itself.
-        rows = list(
-            zip(
-                self.artifact.models,
-                local.quality.tolist(),
-                local.low.tolist(),
-                local.high.tolist(),
-                local.support.tolist(),
-                (None if math.isnan(cost) else cost for cost in field.costs_usd.tolist()),
-                choice.utility.tolist(),
-                local.lead_error.tolist(),
-                strict=True,
-            )
+    def _estimates(
+        self, field: Field, local: LocalEstimate, utility: NDArray[np.float64], columns: Sequence[int]
+    ) -> tuple[Estimate, ...]:
+        """Return the estimates of these models, in this order."""
+        arrays = (local.quality, local.low, local.high, local.support, field.costs_usd, utility, local.lead_error)
+        # Of all models at once: taking single numbers out of numpy costs more than the estimate itself.
+        rows = zip(*(one.take(columns).tolist() for one in arrays), strict=True)
+        names = self.artifact.models
+        return tuple(
+            Estimate(names[column], quality, low, high, support, None if math.isnan(cost) else cost, worth, error)
+            for column, (quality, low, high, support, cost, worth, error) in zip(columns, rows, strict=True)
         )
-        return tuple(Estimate(*rows[column]) for column in choice.ranking)
 
     def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
         artifact = self.artifact

@@ -145,8 +145,9 @@ class Decision:
     """The answer to one request. ``estimates`` and ``fallbacks`` are best first.
 
     tier: what answered, 'full', 'static', or 'prior' where there was no time to encode. degraded: the artifact has a
-    better tier. cached: decided before, for the same text and policy. summary, neighbors: empty unless the request
-    asked for an explanation. budget_met: elapsed_ms is within latency_budget_ms.
+    better tier. cached: decided before, for the same text and policy. Unless the request asked for an explanation,
+    summary and neighbors are empty, and estimates hold the first model's alone. budget_met: elapsed_ms is within
+    latency_budget_ms.
     """
 
     model: str

@@ -11,13 +11,16 @@ from starlette.types import Message, Receive, Scope, Send
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.router import Pending, Router
+from router.rung import Outcome, settled
 from router.service.backlog import Backlog
+from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
 from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
 from router.service.schema import RouteRequest, error_details
 from router.service.settings import Settings
 from router.types import Decision
+from router.worker import Ticket
 
 # Folding, stripping and cutting a prompt cost time per character (about 10 ms for a million), so long ones leave the
 # event loop to others. The way to a thread and back takes 0.1 ms, as long as encoding a short one: those stay.
@@ -37,6 +40,8 @@ class RouteEndpoint:
         self._metrics = metrics
         self._backlog = backlog
         self._executor = executor
+        self._static = Batcher(router.static_all)
+        self._settle = Batcher(router.settle_all)
         self.n_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,13 +113,20 @@ class RouteEndpoint:
         begun = await loop.run_in_executor(self._executor, begin) if is_long else begin()
         if isinstance(begun, Decision):
             return begun
-        await self._wait(begun, turn, receive)
-        if begun.ticket.failed:
-            self._metrics.encoder_failed()
-        finish = partial(self._router.finish, begun)
-        return await loop.run_in_executor(self._executor, finish) if is_long else finish()
+        if begun.ticket is not None:
+            if begun.in_doubt:
+                begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
+            await self._wait(begun, begun.ticket, turn, receive)
+        return settled(await self._decide_by(self._settle, begun, is_long))
 
-    async def _wait(self, pending: Pending, turn: "asyncio.Future[None]", receive: Receive) -> None:
+    async def _decide_by(self, batcher: Batcher[Pending, Outcome], pending: Pending, is_long: bool) -> Outcome:
+        """Decide together with what else is due now; a long prompt keeps nobody else waiting."""
+        if not is_long:
+            return await batcher.submit(pending)
+        loop = asyncio.get_running_loop()
+        return (await loop.run_in_executor(self._executor, batcher.decide, [pending]))[0]
+
+    async def _wait(self, pending: Pending, ticket: Ticket, turn: "asyncio.Future[None]", receive: Receive) -> None:
         """Wait until the prompt is encoded or given up.
 
         Raises:
@@ -130,11 +142,13 @@ class RouteEndpoint:
             if gone.done() and not gone.cancelled():
                 raise ClientGoneError
         except (ClientGoneError, asyncio.CancelledError):
-            pending.ticket.cancelled = True
+            ticket.cancelled = True
             raise
         finally:
             timer.cancel()
             gone.cancel()
+        if ticket.failed:
+            self._metrics.encoder_failed()
 
 
 def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:

@@ -54,6 +54,18 @@ def test_the_largest_are_found_whatever_the_sample_says(n: int, k: int) -> None:
     sampled_high = spread + 10 * (np.arange(n) % 8 == 0)  # the sample promises far more than there is
     flat = np.ones(n, dtype=np.float32)
     for values in (spread, np.sort(spread), sampled_high.astype(np.float32), flat):
-        found = _largest(values, k)
-        assert len(set(found.tolist())) == len(found) == min(k, n)
-        np.testing.assert_array_equal(values[found], np.sort(values)[::-1][:k])
+        positions, largest = _largest(np.stack([values, values[::-1]]), min(k, n))
+        for found, own, row in zip(positions, largest, (values, values[::-1]), strict=True):
+            assert len(set(found.tolist())) == len(found) == min(k, n)
+            np.testing.assert_array_equal(row[found], own)
+            np.testing.assert_array_equal(own, np.sort(values)[::-1][:k])
+
+
+def test_many_points_are_searched_as_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    index, queries = NeighborIndex(round_points(points(rng, 3000, 70))), points(rng, 9, 70)
+    many = index.search_many(queries, 50)
+    for place, query in enumerate(queries):
+        alone, own = index.search(query, 50), many.of(place)
+        np.testing.assert_array_equal(own.rows, alone.rows)
+        np.testing.assert_array_equal(own.similarities, alone.similarities)

@@ -1,6 +1,7 @@
 """router/router.py's ladder: which tier answers, when, and that nothing else changes what it says."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from router.artifact import RouterArtifact
 from router.encoder import Encoding, OnnxEncoder
-from router.errors import ConfigError
+from router.errors import ConfigError, PolicyError
 from router.router import Router
 from router.types import Decision, Policy
 
@@ -97,14 +98,44 @@ def test_in_doubt_the_static_answer_is_in_hand_before(both_tiers: RouterArtifact
     for n_tokens in (1, 2, 4, 8, 16, 32, 64, 128):
         router._encoding_takes.warm(n_tokens, [150.0])
     pending = router.begin(PROMPT, None, deadline(200.0), explain=False, cache=False)
-    assert not isinstance(pending, Decision) and pending.in_hand is not None and pending.in_hand.tier == "static"
+    assert not isinstance(pending, Decision) and pending.ticket is not None and pending.in_doubt
     sure = router.begin(PROMPT, None, deadline(LONG_MS), explain=False, cache=False)
-    assert not isinstance(sure, Decision) and sure.in_hand is None
-    assert pending.give_up_at_ms > pending.ticket.needed_by_ms - SLACK_MS
-    decision = router.finish(pending)
-    assert decision.tier == "static" and pending.ticket.cancelled
+    assert not isinstance(sure, Decision) and sure.ticket is not None and not sure.in_doubt
+    (in_hand,) = router.static_all([pending])
+    assert isinstance(in_hand, Decision) and in_hand.tier == "static"
+    pending.in_hand = in_hand
+    (decision,) = router.settle_all([pending])
+    assert decision == replace(in_hand, elapsed_ms=decision.elapsed_ms, budget_met=decision.budget_met)
+    assert pending.ticket.cancelled
     sure.ticket.cancelled = True
     router.close()
+
+
+def test_decided_together_each_says_what_it_says_alone(router: Router) -> None:
+    prompts = [
+        PROMPT,
+        "Which herbs go with salmon and rice?",
+        "请把这句话翻译成英文：今天天气很好。",
+        PROMPT + "\n" * 50,
+    ]
+    policies = [
+        None,
+        Policy(exclude=("coder-medium",)),
+        Policy(max_cost_usd=0.0),
+        Policy(max_cost_usd=0.0, fallback="x"),
+    ]
+    pairs = [(prompt, policy) for prompt in prompts for policy in policies]
+    pending = [router.begin(*pair, deadline(LONG_MS), explain=True, cache=False) for pair in pairs]
+    for one in pending:
+        assert not isinstance(one, Decision) and one.ticket is not None
+        assert one.ticket.done.wait(LONG_MS / 1e3)
+    for tier, outcomes in (("full", router.settle_all(pending)), ("static", router.static_all(pending))):
+        for (prompt, policy), outcome in zip(pairs, outcomes, strict=True):
+            if isinstance(outcome, Decision):
+                assert said(outcome) == said(router.answer_of(tier, prompt, policy))
+            else:
+                with pytest.raises(PolicyError, match=re.escape(str(outcome))):
+                    router.answer_of(tier, prompt, policy)
 
 
 def test_an_encoder_that_fails_leaves_the_answer_to_the_static_one(both_tiers: RouterArtifact) -> None:

@@ -97,6 +97,12 @@ class FakeRouter:
             decision_id="0123456789abcdef",
         )
 
+    def static_all(self, pending: list[object]) -> list[Decision]:
+        """Never be asked."""
+        raise NotImplementedError
+
+    settle_all = static_all
+
     def close(self) -> None:
         """Have nothing to close."""
 
