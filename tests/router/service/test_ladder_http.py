@@ -342,6 +342,12 @@ class TestHostile:
         if method != "HEAD":
             assert ErrorAnswer.model_validate(answer.json()).error.type == "method_not_allowed"
 
+    @pytest.mark.parametrize("method", ["PUT", "DELETE"])
+    def test_what_a_refused_request_carries_is_not_the_next_one(self, server: ServerProcess, method: str) -> None:
+        refused = post({"prompt": "x"}).replace(b"POST", method.encode(), 1)
+        with send(server.port, refused + post({"prompt": "x"})) as connection:
+            assert [parse(read_answer(connection))[0] for _ in range(2)] == [405, 200]
+
     @pytest.mark.parametrize("path", ["/route/", "//route", "/route/x", "/Route", "/route%2f", "/x/../route"])
     def test_other_paths_are_404(self, server: ServerProcess, path: str) -> None:
         request = post({"prompt": "x"}, "connection: close").replace(b"/route", path.encode(), 1)
@@ -469,16 +475,22 @@ def test_a_client_that_leaves_costs_no_encoding(scene: Scene, gate: Gate) -> Non
     assert (after["in_flight_requests"], after["encoder_waiting_requests"]) == (0, 0)
 
 
-def test_a_server_that_stops_waiting_gives_its_tickets_up(scene: Scene, gate: Gate) -> None:
+def test_a_request_that_is_cut_off_gives_its_ticket_up(scene: Scene, gate: Gate) -> None:
     async def ask_and_cancel() -> None:
-        task = asyncio.ensure_future(Caller("is cut off").ask(scene.app))
+        stays = asyncio.ensure_future(Caller("stays").ask(scene.app))
         await asyncio.to_thread(gate.busy.wait, WAIT_S)
-        task.cancel()
+        cut_off = asyncio.ensure_future(Caller("is cut off").ask(scene.app))
+        while scene.router.n_waiting < 1:
+            await asyncio.sleep(0)
+        cut_off.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await cut_off
+        gate.open.set()
+        await stays
 
     scene.runner.run(ask_and_cancel())
-    assert scene.metrics()["in_flight_requests"] == 0
+    assert scene.route(prompt="afterwards")[1]["tier"] == "full"
+    assert gate.n_asked == 2 and scene.metrics()["in_flight_requests"] == 0
 
 
 def test_an_encoder_that_fails_every_time(scene: Scene) -> None:
