@@ -1,6 +1,6 @@
 """whichmodel, the online half: load an artifact, ask which model should take a prompt.
 
-What needs numpy or FAISS is imported when it is first asked for, so that ``router.client`` comes without them.
+What needs numpy is imported when it is first asked for, so that ``router.client`` comes without it.
 """
 
 from typing import TYPE_CHECKING

@@ -46,6 +46,7 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "A field is wrong (`validation`), the prompt is unusable (`prompt`) or no model is left (`policy`).",
+    429: "Too many requests wait for their turn; `Retry-After` says when to come again.",
     500: "A fault of the server.",
 }
 
@@ -180,10 +181,15 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what has a key or needs none; answer 401 to the rest."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self.keys.admit(scope["headers"]):
+        if scope["type"] == "http" and not _is_open(scope) and not self.keys.admit(scope["headers"]):
             await unauthorized()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _is_open(scope: Scope) -> bool:
+    # Mounted in another application, the path begins with where that is.
+    return scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
 
 
 class _Answering(Response):

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import uvicorn
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from router.deadline import now_ms
@@ -82,6 +82,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timeout_s = head_timeout_s
         self._backlog = backlog
         self._head_timer: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
         self._begin_head()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,9 +91,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell the request that is being answered.
+
+        uvicorn tells the newest one; where requests are pipelined that is another, and the answer would be encoded for
+        nobody and written to a connection that is closed.
+        """
         self._stop_head_timer()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives before the end of a head."""
@@ -113,12 +121,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
-        self._backlog.enter(cast(Scope, self.scope))
+        if not self.pipeline:  # a pipelined request waits for those before it alone, and for ever if its client leaves
+            self._backlog.enter(cast(Scope, self.scope))
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
         super().on_message_complete()
         self._begin_head()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no HTTP in the form of every other error."""

@@ -1,5 +1,9 @@
 """router/forecast.py: what a stage will take, from what it took."""
 
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from router.forecast import HORIZON_MS, WINDOW, Forecast
@@ -56,3 +60,25 @@ def test_other_sizes_are_reckoned_from_the_nearest_and_never_cheaper(size: int, 
     forecast.warm(20, [2.0])
     forecast.warm(100, [8.0])
     assert forecast.predict_ms(size, 0.0) == expected_ms
+
+
+@pytest.fixture
+def _threads_take_turns_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_threads_take_turns_often")
+@pytest.mark.xfail(raises=RuntimeError, reason="one thread appends to the deque that another one goes through")
+def test_threads_may_share_it() -> None:
+    forecast = Forecast()
+
+    def use(_: int) -> None:
+        for n in range(5_000):
+            forecast.observe(1, 1.0, now_ms=n)
+            forecast.predict_ms(1, n)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(use, range(2))) == [None, None]

@@ -165,10 +165,13 @@ class ServerProcess:
     announced: str
 
 
-def start_server(environment: Mapping[str, str]) -> ServerProcess:
-    """Start a server with the fake router on a free port and wait until it says that it answers."""
+def start_server(environment: Mapping[str, str], arguments: Sequence[str] = (__file__,)) -> ServerProcess:
+    """Start a server on a free port and wait until it says that it answers.
+
+    arguments: of the Python that runs it; by default its router is the fake one.
+    """
     process = subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WHICHMODEL_PORT": "0", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

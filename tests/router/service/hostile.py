@@ -71,7 +71,7 @@ FIELDS = [
         "candidates",
         "exclude",
         "fallback",
-        "explain",
+        "cache",
     ),
     *("latency_budget_ms", "max_cost_usd", "willingness_to_pay_usd", "route_anyway", "explain", "other"),
 ]

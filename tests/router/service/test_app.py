@@ -304,7 +304,7 @@ class TestDocument:
 
     def test_every_status_of_route_is_described(self, document: Any) -> None:
         responses = document["paths"]["/route"]["post"]["responses"]
-        assert set(responses) == {"200", "400", "408", "413", "415", "422", "500"}
+        assert set(responses) == {"200", "400", "408", "413", "415", "422", "429", "500"}
         assert "example" in responses["200"]["content"]["application/json"]
 
     def test_the_page_is_there(self, client: Client) -> None:

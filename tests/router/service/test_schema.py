@@ -171,7 +171,7 @@ def test_errors_never_repeat_names_or_values() -> None:
 def test_an_unknown_field_is_answered_with_the_known_ones() -> None:
     assert [field for field, _ in details({"prompt": "x", "policy": {"prompt": "x"}})] == ["policy"]
     assert details({"prompt": "x", "model": "auto"}) == [
-        ("", "has an unknown field; known: prompt, messages, latency_budget_ms, policy, explain")
+        ("", "has an unknown field; known: prompt, messages, latency_budget_ms, policy, cache, explain")
     ]
 
 

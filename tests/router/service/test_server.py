@@ -1,6 +1,5 @@
 """The real server on a real socket: hostile bytes before HTTP is even parsed, signals, and refusals to start."""
 
-import contextlib
 import http.client
 import json
 import re
@@ -20,6 +19,7 @@ from fake_service import FakeRouter, ServerProcess, as_router, start_server, sto
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from raw_http import exchange, first_answer, parse, read_answer
 
 from router.client import Client, ClientError
 from router.errors import ConfigError
@@ -37,46 +37,6 @@ def server() -> Iterator[ServerProcess]:
     yield started
     logged = stop_server(started)
     assert logged == ""  # nothing that was sent in this module is worth a line, nor may be in one
-
-
-def exchange(port: int, data: bytes) -> bytes:
-    """Send bytes, then read until the server closes; it may do so, and reset, before it has read everything."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        received = b""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(data)
-        with contextlib.suppress(ConnectionResetError):
-            while chunk := connection.recv(65_536):
-                received += chunk
-        return received
-
-
-def first_answer(port: int, data: bytes) -> bytes:
-    """Send bytes and read one answer; whatever is sent, the server answers, or loses patience and says so."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall(data)
-        return read_answer(connection)
-
-
-def read_answer(connection: socket.socket) -> bytes:
-    """Read one whole answer."""
-    head, body = b"", b""
-    while not head.endswith(b"\r\n\r\n"):
-        if not (byte := connection.recv(1)):
-            raise ConnectionError(f"closed after {head!r}")
-        head = (head + byte).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
-    length = int(re.findall(rb"content-length: (\d+)", head)[0])
-    while len(body) < length:
-        body += connection.recv(length - len(body))
-    return head + body
-
-
-def parse(answer: bytes) -> tuple[int, Any]:
-    """Return the status and the JSON of the first answer."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status = int(head.split(b" ")[1])
-    length = int(re.findall(rb"content-length: (\d+)", head)[0])
-    return status, json.loads(body[:length])
 
 
 def resident_bytes(pid: int) -> int:
