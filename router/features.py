@@ -7,6 +7,7 @@ the counts of its UTF-8 bytes, so one histogram gives them all in a few microsec
 import math
 import re
 import string
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,21 +83,34 @@ _COUNT_COLUMNS = [_COLUMN[name] for name in _COUNTS]
 
 def surface_features(text: str) -> NDArray[np.float64]:
     """Return the features of one prompt in the order of FEATURE_NAMES: float64 (N_FEATURES,), not yet scaled."""
-    raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
-    counts = np.bincount(raw, minlength=256) @ _TABLE
-    out = np.empty(N_FEATURES)
-    out[0] = math.log1p(len(raw))
-    out[1 : 1 + len(_SHARES)] = counts[_SHARE_COLUMNS] / max(len(raw), 1)
-    out[1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[_COUNT_COLUMNS])
-    head = text[:_FLAG_CHARS]
-    out[1 + len(_SHARES) + len(_COUNTS)] = math.log1p(_count_negations(text[:_NEGATION_CHARS]))
-    flags = out[2 + len(_SHARES) + len(_COUNTS) :]
-    flags[0] = text.rstrip()[-1:] in ("?", "？")
-    flags[1] = any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None
-    flags[2] = _FLAGS["has_options"].search(head) is not None
-    flags[3] = _FLAGS["asks_what"].match(head) is not None  # these two are about the opening
-    flags[4] = _FLAGS["commands"].match(head) is not None
+    own: NDArray[np.float64] = surface_features_of([text])[0]
+    return own
+
+
+def surface_features_of(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the same for many prompts: float64 (n_texts, N_FEATURES)."""
+    raw = [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8) for text in texts]
+    counts = np.stack([np.bincount(one, minlength=256) for one in raw]) @ _TABLE
+    n_bytes = np.array([len(one) for one in raw], dtype=np.float64)
+    out = np.empty((len(texts), N_FEATURES))
+    out[:, 0] = np.log1p(n_bytes)
+    out[:, 1 : 1 + len(_SHARES)] = counts[:, _SHARE_COLUMNS] / np.maximum(n_bytes, 1.0)[:, None]
+    out[:, 1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[:, _COUNT_COLUMNS])
+    out[:, 1 + len(_SHARES) + len(_COUNTS) :] = [_marks(text) for text in texts]
     return out
+
+
+def _marks(text: str) -> tuple[float, ...]:
+    """Return what is looked for rather than counted: negations, a closing question mark, and _FLAGS."""
+    head = text[:_FLAG_CHARS]
+    return (
+        math.log1p(_count_negations(text[:_NEGATION_CHARS])),
+        text.rstrip()[-1:] in ("?", "？"),
+        any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None,
+        _FLAGS["has_options"].search(head) is not None,
+        _FLAGS["asks_what"].match(head) is not None,  # these two are about the opening
+        _FLAGS["commands"].match(head) is not None,
+    )
 
 
 def _count_negations(text: str) -> int:

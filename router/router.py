@@ -9,7 +9,7 @@ from router.cache import DecisionCache, Key, cache_key
 from router.deadline import Deadline, now_ms
 from router.encoder import Encoding
 from router.errors import ConfigError, PromptError
-from router.forecast import Forecast
+from router.forecast import CAUTIOUS_QUANTILE, Forecast
 from router.prompt import fold_messages
 from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.types import Decision, JsonObject, Messages, Policy
@@ -19,12 +19,13 @@ DEFAULT_LATENCY_BUDGET_MS = 50.0
 DEFAULT_CACHE_ENTRIES = 4096
 DEFAULT_MAX_WAITING = 1024
 DEFAULT_POLICY = Policy()
-# Kept back for writing the answer.
+# Kept back for what happens to an answer outside the server, besides what its writing was seen to take.
 RESERVE_MS = 0.3
-# When more of the time left than this share is expected to pass until the full answer, the static one is made first.
+# When more of the time left than this share is expected to pass until the full answer, the static one is made first;
+# until the static one, the priors answer.
 DOUBT_SHARE = 0.5
-# Where the static answer has yet to be made, at least this share of the budget is kept for it.
-LATE_SHARE = 0.05
+# This share of the budget is kept back for what no forecast sees.
+LATE_SHARE = 0.1
 WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
 WARM_UP_TOKENS = (4, 12, 24, 48, 96, 192, 384)
 WARM_UP_RUNS = 3
@@ -53,7 +54,7 @@ class Router:
         self._best = rungs[artifact.best.name]
         self._cache = DecisionCache(cache_entries)
         self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
-        self._handover_takes = Forecast()
+        self._handover_takes, self._writing_takes = Forecast(CAUTIOUS_QUANTILE), Forecast(CAUTIOUS_QUANTILE)
         self._worker: EncoderWorker | None = None
         if self._full is not None:
             self._worker = EncoderWorker(self._full.tier.encoder.encode_ids, nice=encoder_nice, max_waiting=max_waiting)
@@ -114,14 +115,16 @@ class Router:
         *,
         explain: bool,
         cache: bool,
+        n_ahead: int = 0,
         on_done: Callable[[], object] = lambda: None,
     ) -> "Decision | Pending":
-        """Return a remembered decision, or what is pending: with a ticket for the full encoder, or to be settled now.
+        """Return a decision that costs next to nothing, remembered or by the priors, or what is pending.
 
-        on_done: called, in the encoder's thread, when the ticket is done.
+        What is pending has a ticket for the full encoder, or is to be settled in its turn. n_ahead: how many will be
+        settled before. on_done: called, in the encoder's thread, when the ticket is done.
 
         Raises:
-            PromptError: as ``route``.
+            PromptError, PolicyError: as ``route``.
         """
         policy = policy or DEFAULT_POLICY
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
@@ -131,13 +134,16 @@ class Router:
         known = self._cache.get(key) if key is not None else None
         if known is not None:
             return _again(known, deadline)
-        pending = Pending(Question(text, self.artifact.template.strip(text), policy, deadline, explain), key)
+        question = Question(text, self.artifact.template.strip(text), policy, deadline, explain)
+        pending = Pending(question, key)
         self._ask_full(pending, on_done)
+        if pending.ticket is None and not self._is_soon(question, n_ahead):
+            return self._best.decide(question, None)
         return pending
 
     def static_all(self, pending: Sequence["Pending"]) -> list[Outcome]:
         """Return the answer of each that needs no full encoder: the static tier's, or the priors' without time."""
-        return self._answer_now([one.question for one in pending], RESERVE_MS)
+        return self._answer_now([one.question for one in pending])
 
     def settle_all(self, pending: Sequence["Pending"]) -> list[Outcome]:
         """Return the decision of each: the full tier's if it is encoded, else what is in hand, else as ``static_all``.
@@ -157,7 +163,7 @@ class Router:
             else:
                 rest.append(place)
         outcomes |= zip(encoded, self._finish_full([pending[place] for place in encoded]), strict=True)
-        outcomes |= zip(rest, self._answer_now([pending[place].question for place in rest], 0.0), strict=True)
+        outcomes |= zip(rest, self._answer_now([pending[place].question for place in rest]), strict=True)
         return [outcomes[place] for place in range(len(pending))]
 
     def _note(self, one: "Pending", now: float) -> None:
@@ -184,9 +190,10 @@ class Router:
                 self._cache.put(one.key, outcome)
         return outcomes
 
-    def _answer_now(self, questions: Sequence[Question], reserve_ms: float) -> list[Outcome]:
-        """Decide by the static tier where it is expected to leave so much of the budget, else by the priors."""
+    def _answer_now(self, questions: Sequence[Question]) -> list[Outcome]:
+        """Decide by the static tier where it is expected to be in time, else by the priors."""
         static, began = self._static, now_ms()
+        reserve_ms = self._reserve_ms(began)
         ready_ms = began
         read, blind = [], []
         for place, question in enumerate(questions):
@@ -207,6 +214,11 @@ class Router:
             some = [questions[place] for place in blind]
             outcomes |= zip(blind, self._best.decide_all(some, [None] * len(some)), strict=True)
         return [outcomes[place] for place in range(len(questions))]
+
+    def was_written(self, decision: Decision, arrived_ms: float) -> None:
+        """Learn how long after it was made a decision left the server: so much is kept back for later ones."""
+        now = now_ms()
+        self._writing_takes.observe(1, now - arrived_ms - decision.elapsed_ms, now)
 
     def answer_of(
         self, tier: str, prompt: str | Messages, policy: Policy | None = None, *, explain: bool = True
@@ -287,14 +299,30 @@ class Router:
             "report": artifact.report,
         }
 
+    def _is_soon(self, question: Question, n_ahead: int) -> bool:
+        """Tell whether the static tier is expected to answer in its turn, well before the budget ends.
+
+        Where more come than can be answered so, all would wait for their turn until it is too late; the length of the
+        queue changes nothing about how many are answered, so it is kept short.
+        """
+        now = now_ms()
+        left_ms = question.deadline.ends_ms - now - self._reserve_ms(now)
+        takes_ms = self._static_takes.predict_ms(len(question.text), now)
+        return self._static is not None and takes_ms <= left_ms and n_ahead * takes_ms <= DOUBT_SHARE * left_ms
+
+    def _reserve_ms(self, now: float) -> float:
+        """Return what is kept back for the way of an answer out of the server."""
+        return RESERVE_MS + self._writing_takes.predict_ms(1, now)
+
     def _ask_full(self, pending: "Pending", on_done: Callable[[], object]) -> None:
         """Queue the prompt for the full encoder, if its answer is expected to be in time."""
         full, worker, question = self._full, self._worker, pending.question
         if full is None or worker is None:
             return
         now, deadline = now_ms(), question.deadline
-        late_ms = RESERVE_MS + self._handover_takes.predict_ms(1, now)
-        needed_by_ms = deadline.ends_ms - late_ms - self._finish_takes.predict_ms(1, now)
+        late_ms = self._reserve_ms(now) + self._handover_takes.predict_ms(1, now)
+        margin_ms = LATE_SHARE * deadline.budget_ms
+        needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.predict_ms(1, now)
         begins_ms = now + worker.wait_ms(needed_by_ms)
         if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
             return  # not even the shortest prompt: under load, this one is not tokenised for nothing
@@ -303,10 +331,9 @@ class Router:
         if begins_ms + cost_ms > needed_by_ms:
             return
         pending.in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
-        pending.give_up_at_ms = deadline.ends_ms - late_ms
+        pending.give_up_at_ms = deadline.ends_ms - late_ms - margin_ms
         if not pending.in_doubt:
-            static_ms = self._static_takes.predict_ms(len(question.text), now)
-            pending.give_up_at_ms -= max(static_ms, LATE_SHARE * deadline.budget_ms)
+            pending.give_up_at_ms -= self._static_takes.predict_ms(len(question.text), now)
         ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
         if worker.submit(ticket):
             pending.ticket = ticket

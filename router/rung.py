@@ -102,14 +102,16 @@ class Rung:
     ) -> list[Hits]:
         """Return every prompt's nearest rows, none where the neighbours are not asked."""
         hits = [NO_HITS] * len(questions)
-        points = {
-            place: self.tier.space.place(encoding.vector, question.core)
+        seeing = {
+            place: (encoding.vector, question.core)
             for place, (question, encoding, why) in enumerate(zip(questions, encodings, blind, strict=True))
             if encoding is not None and not why
         }
-        if points:
-            found = self._index.search_many(np.stack(list(points.values())), self.tier.settings.n_neighbors)
-            for nth, place in enumerate(points):
+        if seeing:
+            vectors, texts = zip(*seeing.values(), strict=True)
+            points = self.tier.space.place_texts(np.stack(vectors), texts)
+            found = self._index.search_many(points, self.tier.settings.n_neighbors)
+            for nth, place in enumerate(seeing):
                 hits[place] = found.of(nth)
         return hits
 

@@ -5,12 +5,13 @@ common mean, looks as near to every row as a real prompt does.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.features import surface_features
+from router.features import surface_features_of
 from router.types import Embedding
 
 # A scaled feature beyond this is as strange as it gets; the bound keeps one feature from ruling the distance.
@@ -33,28 +34,31 @@ class Space:
 
     def place(self, vector: Embedding, text: str) -> Embedding:
         """Return the point of one prompt: float32, unit length, from its encoder vector and its text."""
-        return self._point(vector, surface_features(text) if self.feature_weight > 0 else None)
+        point: Embedding = self.place_texts(vector[None], [text])[0]
+        return point
+
+    def place_texts(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the points of many prompts from their encoder vectors, float32 (n, dim), and their texts."""
+        features = surface_features_of(texts) if self.feature_weight > 0 else np.zeros((len(texts), 0))
+        return self.place_all(vectors, features)
 
     def place_all(self, vectors: NDArray[np.float32], features: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return the points of many prompts, the same that ``place`` gives: float32 (n, dim [+ n_features]).
+        """Return the points of many prompts, each as if it were alone: float32 (n, dim [+ n_features]).
 
         vectors: float32 (n, dim). features: float64 (n, n_features), as surface_features gives them.
         """
-        return np.stack([self._point(*pair) for pair in zip(vectors, features, strict=True)])
-
-    def _point(self, vector: Embedding, features: NDArray[np.float64] | None) -> Embedding:
-        meaning = vector - self.center
-        length = max(math.sqrt(float(meaning @ meaning)), MIN_LENGTH)
-        if self.feature_weight == 0 or features is None:
-            return np.asarray(meaning * np.float32(1.0 / length))
+        meaning = vectors - self.center
+        lengths = np.maximum(np.sqrt(np.square(meaning).sum(axis=1, keepdims=True)), np.float32(MIN_LENGTH))
+        if self.feature_weight == 0:
+            return np.asarray(meaning / lengths)
         scaled = (features - self.feature_mean) / self.feature_scale
         scaled = np.minimum(np.maximum(scaled, -FEATURE_CLIP), FEATURE_CLIP)
-        weight = self.feature_weight / math.sqrt(len(scaled))
-        total = math.sqrt(1.0 + weight * weight * float(scaled @ scaled))
-        point = np.empty(len(meaning) + len(scaled), dtype=np.float32)
-        np.multiply(meaning, np.float32(1.0 / (length * total)), out=point[: len(meaning)])
-        point[len(meaning) :] = scaled * (weight / total)
-        return point
+        weight = self.feature_weight / math.sqrt(scaled.shape[1])
+        total = np.sqrt(1.0 + weight * weight * np.square(scaled).sum(axis=1, keepdims=True))
+        points = np.empty((len(vectors), meaning.shape[1] + scaled.shape[1]), dtype=np.float32)
+        np.divide(meaning, lengths * total.astype(np.float32), out=points[:, : meaning.shape[1]])
+        points[:, meaning.shape[1] :] = scaled * (weight / total)
+        return points
 
 
 def fit_space(vectors: NDArray[np.float32], features: NDArray[np.float64], feature_weight: float) -> Space:

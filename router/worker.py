@@ -69,7 +69,7 @@ class EncoderWorker:
     def submit(self, ticket: Ticket) -> bool:
         """Queue a ticket and return True; False when too many wait already, or the encoder hangs."""
         with self._changed:
-            if len(self._waiting) >= self._max_waiting or self._closed:
+            if self._closed:
                 return False
             if self._busy is not None and now_ms() - self._busy_since_ms > HUNG_MS:
                 logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
@@ -77,15 +77,21 @@ class EncoderWorker:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
                 self._thread.start()
+            if len(self._waiting) >= self._max_waiting:
+                return False
             heapq.heappush(self._waiting, (ticket.needed_by_ms, next(self._number), ticket))
             self._changed.notify()
             return True
 
     def close(self) -> None:
-        """Let the thread end after what it is doing; what waits is left out."""
+        """Let the thread end after what it is doing; what waits is left out, and told so."""
         with self._changed:
             self._closed = True
+            left_out = [one for _, _, one in self._waiting]
+            self._waiting.clear()
             self._changed.notify_all()
+        for ticket in left_out:
+            _finish(ticket)
 
     def _run(self) -> None:
         if self._nice and sys.platform == "linux":  # where a thread has a priority of its own

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.router import Router
 from router.rung import PRIOR
+from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
 from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop
@@ -54,6 +55,7 @@ _ERRORS = {
 class Service(FastAPI):
     """FastAPI that takes the short way to /route, and whose OpenAPI document has the schema of its request, too."""
 
+    arrivals: Arrivals
     backlog: Backlog
     short_way: ASGIApp
 
@@ -75,7 +77,7 @@ def create_app(router: Router, settings: Settings) -> Service:
     """Return the application that serves one loaded router; it is ready once its lifespan has begun."""
     # One thread: a second one would only compete for the same cores.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="route")
-    backlog = Backlog(settings.max_backlog)
+    arrivals, backlog = Arrivals(), Backlog(settings.max_backlog)
     metrics = Metrics(
         artifact_id=router.artifact.id,
         verdict=router.artifact.verdict.label,
@@ -85,7 +87,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         in_flight=lambda: endpoint.n_in_flight,
         cache_entries=lambda: router.n_cached,
     )
-    endpoint = RouteEndpoint(router, settings, metrics, backlog, executor)
+    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor)
 
     async def on_route_error(request: Request, exc: Exception) -> Response:
         metrics.refused(500)
@@ -114,7 +116,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         exception_handlers={HTTPException: _on_http_error, Exception: _on_unexpected_error},
         responses={401: {"model": ErrorAnswer, "description": _ERRORS[401]}} if settings.api_keys else None,
     )
-    app.backlog = backlog
+    app.arrivals, app.backlog = arrivals, backlog
     app.short_way = ServerErrorMiddleware(endpoint, handler=on_route_error)
     app.state.ready = False
 

@@ -1,15 +1,19 @@
 """Requests that were read and wait for their turn: past a bound, new ones are refused instead of answered late."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from starlette.types import Scope
 
 ROUTE_PATH = "/route"
 
 
 class Backlog:
-    """Counts requests to /route between their head and their turn.
+    """Counts requests to /route that wait for the event loop: between head and turn, and for a decision made there.
 
-    On an overloaded event loop these are what makes everybody late, and none of them knows it: the server counts them
-    as their heads are read, and marks those that came when too many waited already.
+    On an overloaded loop these are what makes everybody late, and none of them knows it: the server counts them as
+    their heads are read, and marks those that came when too many waited already. What waits for the encoder does not
+    count: it has a bound of its own, and keeps nobody else waiting.
     """
 
     def __init__(self, max_requests: int) -> None:
@@ -29,3 +33,12 @@ class Backlog:
             return False
         self.n_waiting -= 1
         return bool(shed)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a request that waits for a decision."""
+        self.n_waiting += 1
+        try:
+            yield
+        finally:
+            self.n_waiting -= 1

@@ -12,6 +12,7 @@ from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
 from router.router import Pending, Router
 from router.rung import Outcome, settled
+from router.service.arrivals import Arrivals
 from router.service.backlog import Backlog
 from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
@@ -32,16 +33,23 @@ class RouteEndpoint:
     """Reads a request, asks the router, and writes the decision, or an error in the form of all others."""
 
     def __init__(
-        self, router: Router, settings: Settings, metrics: Metrics, backlog: Backlog, executor: Executor
+        self,
+        router: Router,
+        settings: Settings,
+        metrics: Metrics,
+        arrivals: Arrivals,
+        backlog: Backlog,
+        executor: Executor,
     ) -> None:
         """executor: where long prompts are decided, one at a time."""
         self._router = router
         self._settings = settings
         self._metrics = metrics
+        self._arrivals = arrivals
         self._backlog = backlog
         self._executor = executor
-        self._static = Batcher(router.static_all)
-        self._settle = Batcher(router.settle_all)
+        self._static = Batcher(router.static_all, arrivals.worked)
+        self._settle = Batcher(router.settle_all, arrivals.worked)
         self.n_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +90,8 @@ class RouteEndpoint:
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        self._router.was_written(decision, arrived_ms)
+        self._arrivals.worked()
         self._metrics.answered(
             decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
         )
@@ -107,6 +117,7 @@ class RouteEndpoint:
             Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
             explain=asked.explain,
             cache=asked.cache,
+            n_ahead=len(self._static) + len(self._settle),
             on_done=partial(_wake_from_thread, loop, turn),
         )
         is_long = asked.n_chars > LONG_PROMPT_CHARS
@@ -122,7 +133,8 @@ class RouteEndpoint:
     async def _decide_by(self, batcher: Batcher[Pending, Outcome], pending: Pending, is_long: bool) -> Outcome:
         """Decide together with what else is due now; a long prompt keeps nobody else waiting."""
         if not is_long:
-            return await batcher.submit(pending)
+            with self._backlog.waiting():
+                return await batcher.submit(pending)
         loop = asyncio.get_running_loop()
         return (await loop.run_in_executor(self._executor, batcher.decide, [pending]))[0]
 

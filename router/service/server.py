@@ -17,10 +17,10 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from router.deadline import now_ms
 from router.errors import ConfigError
 from router.router import Router
 from router.service.app import create_app
+from router.service.arrivals import Arrivals
 from router.service.auth import check_bind
 from router.service.backlog import Backlog
 from router.service.logs import logging_config
@@ -48,7 +48,10 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
         config = uvicorn.Config(
             app,
             http=partial(  # type: ignore[arg-type]
-                BoundedHttpProtocol, head_timeout_s=settings.chunk_timeout_s, backlog=app.backlog
+                BoundedHttpProtocol,
+                head_timeout_s=settings.chunk_timeout_s,
+                backlog=app.backlog,
+                arrivals=app.arrivals,
             ),
             ws="none",
             loop="auto",
@@ -77,10 +80,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         *,
         head_timeout_s: float,
         backlog: Backlog,
+        arrivals: Arrivals,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_timeout_s = head_timeout_s
         self._backlog = backlog
+        self._arrivals = arrivals
         self._head_timer: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._begin_head()
@@ -112,9 +117,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(431, "too_large", f"the request head has more than {MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note when the request arrived: what it waits from now on, its turn included, counts against its budget."""
+        """Note when the request arrived: what it waits from then on, its turn included, counts against its budget."""
         super().on_message_begin()
-        self.scope["state"]["arrived_ms"] = now_ms()
+        self.scope["state"]["arrived_ms"] = self._arrivals.read()
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application."""

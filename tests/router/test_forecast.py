@@ -71,7 +71,6 @@ def _threads_take_turns_often() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_threads_take_turns_often")
-@pytest.mark.xfail(raises=RuntimeError, reason="one thread appends to the deque that another one goes through")
 def test_threads_may_share_it() -> None:
     forecast = Forecast()
 

@@ -214,8 +214,11 @@ class Illiterate:
     def __init__(self, encoder: OnnxEncoder, unknown_share: float) -> None:
         self.settings, self.id, self._encoder, self._unknown_share = encoder.settings, "", encoder, unknown_share
 
-    def encode(self, text: str) -> Encoding:
-        return replace(self._encoder.encode(text), unknown_share=self._unknown_share)
+    def token_ids(self, text: str) -> list[int]:
+        return self._encoder.token_ids(text)
+
+    def encode_ids(self, ids: list[int]) -> Encoding:
+        return replace(self._encoder.encode_ids(ids), unknown_share=self._unknown_share)
 
 
 def illiterate(artifact: RouterArtifact, unknown_share: float, max_unknown_share: float = 0.4) -> Router:

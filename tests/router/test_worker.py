@@ -126,7 +126,6 @@ def test_a_thread_that_hangs_is_replaced(
     assert worker.submit(last) and last.done.wait(WAIT_S)
 
 
-@pytest.mark.xfail(reason="a full queue is refused before anybody looks whether the thread hangs, and never drains")
 def test_a_thread_that_hangs_is_replaced_also_where_the_queue_is_full(
     worker: EncoderWorker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

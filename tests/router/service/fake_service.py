@@ -52,6 +52,7 @@ class FakeRouter:
         *,
         explain: bool,
         cache: bool,
+        n_ahead: int = 0,
         on_done: object = None,
     ) -> Decision:
         """Decide, or raise what the prompt asks for."""
@@ -102,6 +103,9 @@ class FakeRouter:
         raise NotImplementedError
 
     settle_all = static_all
+
+    def was_written(self, decision: Decision, arrived_ms: float) -> None:
+        """Learn nothing."""
 
     def close(self) -> None:
         """Have nothing to close."""
