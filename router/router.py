@@ -102,7 +102,7 @@ class Router:
         if isinstance(begun, Decision):
             return begun
         if begun.ticket is not None:
-            if begun.in_doubt:
+            if self._static is not None:  # this thread has nothing else to do meanwhile
                 begun.in_hand = settled(self.static_all([begun])[0])
             begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)
         return settled(self.settle_all([begun])[0])

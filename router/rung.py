@@ -14,6 +14,7 @@ from router.deadline import Deadline
 from router.encoder import Encoding
 from router.errors import PolicyError
 from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
+from router.features import surface_features_of
 from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import REASONS, Choice, Field, choose, field_of
 from router.profiles import expected_costs_usd
@@ -25,15 +26,28 @@ PRIOR = "prior"
 SHOWN_NEIGHBORS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Question:
-    """One prompt to be decided. text: as it was asked. core: what of it is embedded. explain: keep the evidence."""
+    """One prompt to be decided. text: as it was asked. core: what of it is embedded. explain: keep the evidence.
+
+    features: of the core, float64 (N_FEATURES,), kept by the first tier that reads them.
+    """
 
     text: str
     core: str
     policy: Policy
     deadline: Deadline
     explain: bool
+    features: NDArray[np.float64] | None = None
+
+
+def read_features(questions: Sequence[Question]) -> NDArray[np.float64]:
+    """Return the surface features of all: float64 (n, N_FEATURES); what was read before is not read again."""
+    unread = [one for one in questions if one.features is None]
+    if unread:
+        for one, own in zip(unread, surface_features_of([one.core for one in unread]), strict=True):
+            one.features = own
+    return np.stack([one.features for one in questions if one.features is not None])
 
 
 Outcome = Decision | PolicyError
@@ -58,6 +72,7 @@ class Rung:
         self._index = NeighborIndex(tier.vectors)
         self._priced = any(one.cost_usd(0) is not None for one in artifact.profiles.values())
         self._sizes_matter = self._priced and bool((tier.evidence.sizes != 1.0).any())
+        self._prior = estimate(NO_HITS, tier.evidence, tier.settings, fixed=0)  # the same whoever is the fixed model
         self._no_costs_usd = np.full(len(artifact.models), np.nan)
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
         # were hardly seen come last.
@@ -103,13 +118,13 @@ class Rung:
         """Return every prompt's nearest rows, none where the neighbours are not asked."""
         hits = [NO_HITS] * len(questions)
         seeing = {
-            place: (encoding.vector, question.core)
+            place: (question, encoding.vector)
             for place, (question, encoding, why) in enumerate(zip(questions, encodings, blind, strict=True))
             if encoding is not None and not why
         }
         if seeing:
-            vectors, texts = zip(*seeing.values(), strict=True)
-            points = self.tier.space.place_texts(np.stack(vectors), texts)
+            asked, vectors = zip(*seeing.values(), strict=True)
+            points = self.tier.space.place_all(np.stack(vectors), read_features(asked))
             found = self._index.search_many(points, self.tier.settings.n_neighbors)
             for nth, place in enumerate(seeing):
                 hits[place] = found.of(nth)
@@ -121,16 +136,16 @@ class Rung:
         fixed = [0 if isinstance(one, PolicyError) else max(one.fixed, 0) for one in fields]
         seeing = [place for place, own in enumerate(hits) if own is not NO_HITS]
         if len(seeing) < 2:
-            return [estimate(own, evidence, settings, fixed=column) for own, column in zip(hits, fixed, strict=True)]
+            return [
+                self._prior if own is NO_HITS else estimate(own, evidence, settings, fixed=column)
+                for own, column in zip(hits, fixed, strict=True)
+            ]
         many = Hits(
             np.stack([hits[place].rows for place in seeing]), np.stack([hits[place].similarities for place in seeing])
         )
         local = estimate(many, evidence, settings, fixed=np.array([fixed[place] for place in seeing]))
         by_place = {place: local.of(nth) for nth, place in enumerate(seeing)}
-        return [
-            by_place.get(place) or estimate(NO_HITS, evidence, settings, fixed=fixed[place])
-            for place in range(len(hits))
-        ]
+        return [by_place.get(place, self._prior) for place in range(len(hits))]
 
     def _field(self, question: Question, hits: Hits) -> Field | PolicyError:
         """Return which models the request allows, or the error that it allows none."""

@@ -5,7 +5,6 @@ common mean, looks as near to every row as a real prompt does.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +33,8 @@ class Space:
 
     def place(self, vector: Embedding, text: str) -> Embedding:
         """Return the point of one prompt: float32, unit length, from its encoder vector and its text."""
-        point: Embedding = self.place_texts(vector[None], [text])[0]
+        point: Embedding = self.place_all(vector[None], surface_features_of([text]))[0]
         return point
-
-    def place_texts(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the points of many prompts from their encoder vectors, float32 (n, dim), and their texts."""
-        features = surface_features_of(texts) if self.feature_weight > 0 else np.zeros((len(texts), 0))
-        return self.place_all(vectors, features)
 
     def place_all(self, vectors: NDArray[np.float32], features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the points of many prompts, each as if it were alone: float32 (n, dim [+ n_features]).
