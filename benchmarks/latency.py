@@ -121,9 +121,9 @@ def unloaded_part(run: Run) -> dict[str, Any]:
 def budgets_part(run: Run) -> dict[str, Any]:
     drawn = mixed(run.texts, run.args.n, run.args.seed)
     prompts = [drawn.prompts[at] for at in drawn.order]
-    with serving_artifact(run.full) as server:
+    with serving_artifact(run.full) as server, serving_nothing() as nothing:
         check(server, run.bypass_cache)
-        found = budgets(server.port, prompts, run.args.n, run.args.seed, bypass_cache=run.bypass_cache)
+        found = budgets(server.port, nothing.port, prompts, run.args.n, run.args.seed, bypass_cache=run.bypass_cache)
     for name, one in found.items():
         say(f"budget {name} ms: {one['in_budget']:.4f} in budget, tiers {one['tiers_of_answered']}")
     return {"budgets_ms": found}

@@ -94,6 +94,7 @@ def budgets(numbers: dict[str, Any]) -> str:
         [
             name,
             _percent(one["in_budget"]),
+            _percent(one["do_nothing_in_budget"]),
             _tiers(one["tiers_of_answered"]),
             *(_ms(one["latency_ms"][key]) for key in ("p50", "p99", "p99.9", "max")),
             _percent(one["budget_met_by_server"]),
@@ -102,7 +103,16 @@ def budgets(numbers: dict[str, Any]) -> str:
         for name, one in numbers["budgets_ms"].items()
     ]
     head = [
-        *("budget ms", "in budget, %", "full / static / prior, %", "p50 ms", "p99 ms", "p99.9 ms", "max ms"),
+        *(
+            "budget ms",
+            "in budget, %",
+            "do-nothing endpoint within it, %",
+            "full / static / prior, %",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "max ms",
+        ),
         *("in budget by the server's clock, %", "not 200"),
     ]
     n = next(iter(numbers["budgets_ms"].values()))["n"]

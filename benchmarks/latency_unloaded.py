@@ -60,25 +60,33 @@ def unloaded(
     }
 
 
-def budgets(port: int, prompts: Sequence[str], n: int, seed: int, *, bypass_cache: bool) -> dict[str, Any]:
+def budgets(
+    port: int, nothing_port: int, prompts: Sequence[str], n: int, seed: int, *, bypass_cache: bool
+) -> dict[str, Any]:
     """Return, per budget, the share answered within it by the client's clock, and by which tier.
 
-    Each prompt is asked with every budget, in an order drawn anew, with a pause of 2 ms before each.
+    Each prompt is asked with every budget, and once of the do-nothing endpoint, in an order drawn anew, with a pause of
+    2 ms before each.
     """
-    client, drawn = Client(port), random.Random(seed)
+    client, nothing, drawn = Client(port), Client(nothing_port), random.Random(seed)
+    nothing_ms: list[float] = []
     times: dict[float, list[float]] = {one: [] for one in BUDGETS_MS}
     answers: dict[float, list[Answer]] = {one: [] for one in BUDGETS_MS}
     for at in range(n):
+        time.sleep(THINK_S)
+        nothing_ms.append(nothing.timed(request_of(prompts[at % len(prompts)], bypass_cache=False))[1])
         for budget_ms in drawn.sample(BUDGETS_MS, len(BUDGETS_MS)):
             request = request_of(prompts[at % len(prompts)], bypass_cache=bypass_cache, budget_ms=budget_ms)
             time.sleep(THINK_S)
             answer, took_ms = client.timed(request)
             times[budget_ms].append(took_ms)
             answers[budget_ms].append(answer)
-    return {f"{one:g}": _of_budget(one, times[one], answers[one]) for one in BUDGETS_MS}
+    return {f"{one:g}": _of_budget(one, times[one], answers[one], nothing_ms) for one in BUDGETS_MS}
 
 
-def _of_budget(budget_ms: float, times_ms: list[float], answers: list[Answer]) -> dict[str, Any]:
+def _of_budget(
+    budget_ms: float, times_ms: list[float], answers: list[Answer], nothing_ms: list[float]
+) -> dict[str, Any]:
     import numpy as np
 
     took = np.array(times_ms)
@@ -88,6 +96,7 @@ def _of_budget(budget_ms: float, times_ms: list[float], answers: list[Answer]) -
         "n": len(answers),
         "not_200": int((~ok).sum()),
         "in_budget": share(ok & (took <= budget_ms)),
+        "do_nothing_in_budget": share(np.array(nothing_ms) <= budget_ms),
         "budget_met_by_server": share(np.array([bool(one.get("budget_met")) for one in read])),
         "tiers_of_answered": tier_shares(answers),
         "latency_ms": quantiles(took[ok]),

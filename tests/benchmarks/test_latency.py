@@ -407,6 +407,7 @@ def parts():
         "n": 10,
         "not_200": 0,
         "in_budget": 0.9,
+        "do_nothing_in_budget": 1.0,
         "budget_met_by_server": 1.0,
         "tiers_of_answered": {"full": 0.0, "static": 0.75, "prior": 0.25},
         "latency_ms": quantiles(np.ones(10)),
