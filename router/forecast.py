@@ -2,10 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-# Of what a stage took lately, the share that the prediction covers; and of what nothing else makes good for.
+# Of what a stage took lately, the share that a prediction covers, and the share that a bound covers.
 QUANTILE = 0.9
 CAUTIOUS_QUANTILE = 0.98
 WINDOW = 64
@@ -16,18 +15,24 @@ HORIZON_MS = 1_000.0
 
 @dataclass(slots=True)
 class _Bucket:
-    """recent: (when, what it took), in ms, oldest first. quiet_ms: the least ever. recent_ms: of ``recent``."""
+    """recent: (when, what it took), in ms, oldest first. ordered: what it took, ascending. quiet_ms: the least ever."""
 
     quiet_ms: float
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    recent_ms: float = 0.0
+    ordered: list[float] = field(default_factory=list)
+
+    def forget(self, before_ms: float) -> None:
+        """Leave out what is too long ago."""
+        if self.recent and self.recent[0][0] < before_ms:
+            while self.recent and self.recent[0][0] < before_ms:
+                self.recent.popleft()
+            self.ordered = sorted(took for _, took in self.recent)
 
 
 class Forecast:
     """Predicts what one stage takes, in milliseconds, per power of two of its size (tokens or characters)."""
 
-    def __init__(self, quantile: float = QUANTILE) -> None:
-        self._quantile = quantile
+    def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
         self._lock = threading.Lock()
 
@@ -37,7 +42,7 @@ class Forecast:
             bucket = self._buckets.setdefault(size.bit_length(), _Bucket(took_ms))
             bucket.quiet_ms = min(bucket.quiet_ms, took_ms)
             bucket.recent.append((now_ms, took_ms))
-            bucket.recent_ms = _quantile(bucket.recent, self._quantile)
+            bucket.ordered = sorted(took for _, took in bucket.recent)
 
     def warm(self, size: int, took_ms: list[float]) -> None:
         """Set the quiet time of a size: the least of a few runs, so that one bad moment does not stay for good."""
@@ -46,23 +51,20 @@ class Forecast:
 
     def predict_ms(self, size: int, now_ms: float) -> float:
         """Return what the stage will take; of a size never seen, what the nearest does, scaled up but never down."""
+        return self._predict(size, now_ms, QUANTILE)
+
+    def at_most_ms(self, size: int, now_ms: float) -> float:
+        """Return what the stage will hardly ever exceed, for one whose overrun nothing makes good for."""
+        return self._predict(size, now_ms, CAUTIOUS_QUANTILE)
+
+    def _predict(self, size: int, now_ms: float, quantile: float) -> float:
         key = size.bit_length()
         with self._lock:
             if not self._buckets:
                 return 0.0
             nearest = key if key in self._buckets else min(self._buckets, key=lambda one: abs(one - key))
-            return float(2.0 ** max(0, key - nearest) * self._of(self._buckets[nearest], now_ms))
-
-    def _of(self, bucket: _Bucket, now_ms: float) -> float:
-        recent = bucket.recent
-        if recent and recent[0][0] < now_ms - HORIZON_MS:
-            while recent and recent[0][0] < now_ms - HORIZON_MS:
-                recent.popleft()
-            if recent:
-                bucket.recent_ms = _quantile(recent, self._quantile)
-        return bucket.recent_ms if recent else bucket.quiet_ms
-
-
-def _quantile(recent: Iterable[tuple[float, float]], quantile: float) -> float:
-    took = sorted(took for _, took in recent)
-    return took[min(len(took) - 1, int(quantile * len(took)))]
+            bucket = self._buckets[nearest]
+            bucket.forget(now_ms - HORIZON_MS)
+            n_recent = len(bucket.ordered)
+            took_ms = bucket.ordered[min(n_recent - 1, int(quantile * n_recent))] if n_recent else bucket.quiet_ms
+            return float(2.0 ** max(0, key - nearest) * took_ms)

@@ -9,7 +9,7 @@ from router.cache import DecisionCache, Key, cache_key
 from router.deadline import Deadline, now_ms
 from router.encoder import Encoding
 from router.errors import ConfigError, PromptError
-from router.forecast import CAUTIOUS_QUANTILE, Forecast
+from router.forecast import Forecast
 from router.prompt import fold_messages
 from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.types import Decision, JsonObject, Messages, Policy
@@ -54,7 +54,7 @@ class Router:
         self._best = rungs[artifact.best.name]
         self._cache = DecisionCache(cache_entries)
         self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
-        self._handover_takes, self._writing_takes = Forecast(CAUTIOUS_QUANTILE), Forecast(CAUTIOUS_QUANTILE)
+        self._handover_takes, self._writing_takes = Forecast(), Forecast()
         self._worker: EncoderWorker | None = None
         if self._full is not None:
             self._worker = EncoderWorker(self._full.tier.encoder.encode_ids, nice=encoder_nice, max_waiting=max_waiting)
@@ -155,7 +155,7 @@ class Router:
         encoded, rest = [], []
         for place, one in enumerate(pending):
             self._note(one, now)
-            in_time = now + self._finish_takes.predict_ms(1, now) <= one.question.deadline.ends_ms
+            in_time = now + self._finish_takes.at_most_ms(1, now) <= one.question.deadline.ends_ms
             if one.encoding is not None and (in_time or one.in_hand is None):
                 encoded.append(place)
             elif one.in_hand is not None:
@@ -197,7 +197,7 @@ class Router:
         ready_ms = began
         read, blind = [], []
         for place, question in enumerate(questions):
-            takes_ms = self._static_takes.predict_ms(len(question.text), began)
+            takes_ms = self._static_takes.at_most_ms(len(question.text), began)
             if static is None or ready_ms + takes_ms + reserve_ms > question.deadline.ends_ms:
                 blind.append(place)
             else:
@@ -307,12 +307,13 @@ class Router:
         """
         now = now_ms()
         left_ms = question.deadline.ends_ms - now - self._reserve_ms(now)
-        takes_ms = self._static_takes.predict_ms(len(question.text), now)
-        return self._static is not None and takes_ms <= left_ms and n_ahead * takes_ms <= DOUBT_SHARE * left_ms
+        own_ms = self._static_takes.at_most_ms(len(question.text), now)
+        queue_ms = n_ahead * self._static_takes.predict_ms(len(question.text), now)
+        return self._static is not None and own_ms <= left_ms and queue_ms <= DOUBT_SHARE * left_ms
 
     def _reserve_ms(self, now: float) -> float:
         """Return what is kept back for the way of an answer out of the server."""
-        return RESERVE_MS + self._writing_takes.predict_ms(1, now)
+        return RESERVE_MS + self._writing_takes.at_most_ms(1, now)
 
     def _ask_full(self, pending: "Pending", on_done: Callable[[], object]) -> None:
         """Queue the prompt for the full encoder, if its answer is expected to be in time."""
@@ -320,9 +321,9 @@ class Router:
         if full is None or worker is None:
             return
         now, deadline = now_ms(), question.deadline
-        late_ms = self._reserve_ms(now) + self._handover_takes.predict_ms(1, now)
+        late_ms = self._reserve_ms(now) + self._handover_takes.at_most_ms(1, now)
         margin_ms = LATE_SHARE * deadline.budget_ms
-        needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.predict_ms(1, now)
+        needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.at_most_ms(1, now)
         begins_ms = now + worker.wait_ms(needed_by_ms)
         if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
             return  # not even the shortest prompt: under load, this one is not tokenised for nothing
@@ -333,7 +334,7 @@ class Router:
         pending.in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
         pending.give_up_at_ms = deadline.ends_ms - late_ms - margin_ms
         if not pending.in_doubt:
-            pending.give_up_at_ms -= self._static_takes.predict_ms(len(question.text), now)
+            pending.give_up_at_ms -= self._static_takes.at_most_ms(len(question.text), now)
         ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
         if worker.submit(ticket):
             pending.ticket = ticket

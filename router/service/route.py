@@ -125,7 +125,7 @@ class RouteEndpoint:
         if isinstance(begun, Decision):
             return begun
         if begun.ticket is not None:
-            if begun.in_doubt:
+            if begun.in_doubt or self.n_in_flight == 1:  # alone, the loop has nothing else to do meanwhile
                 begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
             await self._wait(begun, begun.ticket, turn, receive)
         return settled(await self._decide_by(self._settle, begun, is_long))
