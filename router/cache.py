@@ -6,14 +6,16 @@ from collections import OrderedDict
 
 from router.types import Decision, Policy
 
-Key = tuple[bytes, Policy, bool]
+Key = bytes
 
 
 def cache_key(text: str, policy: Policy, explain: bool) -> Key:
-    """Return what a decision depends on besides the artifact: all of the text (costs and surface features read more of
-    it than the tokenizer does), the policy, and whether the evidence is kept. The text itself is not kept.
+    """Return a hash of what a decision depends on besides the artifact: all of the text (costs and surface features
+    read more of it than the tokenizer does), the policy, and whether the evidence is kept.
     """
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), policy, explain
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(b"\0" + repr((policy, explain)).encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 class DecisionCache:

@@ -130,6 +130,7 @@ class Client:
         latency_budget_ms: float | None = None,
         policy: Mapping[str, Any] | None = None,
         explain: bool = False,
+        cache: bool = True,
     ) -> Answer:
         """Return a model for one prompt, or for OpenAI chat messages, within ``timeout_ms``.
 
@@ -139,13 +140,14 @@ class Client:
             latency_budget_ms: what the router may take, counted from the request's arrival; None: the service's own.
             policy: the request's constraints, as in docs/service.md.
             explain: ask for the evidence: ``explanation`` in the decision.
+            cache: the decision may be one that was made before.
 
         Raises:
             TypeError, ValueError: not exactly one of prompt and messages, or something that is not JSON in UTF-8.
             ClientError: the client is strict, and the service says that the request is wrong.
         """
         deadline = _Deadline(self._clock_ms, self.timeout_ms)
-        content = _request_json(prompt, messages, latency_budget_ms, policy, explain)
+        content = _request_json(prompt, messages, latency_budget_ms, policy, explain, cache)
         if not self._breaker.admits():
             return self._default("paused", deadline)
         try:
@@ -261,6 +263,7 @@ def _request_json(
     latency_budget_ms: float | None,
     policy: Mapping[str, Any] | None,
     explain: bool,
+    cache: bool,
 ) -> bytes:
     if (prompt is None) == (messages is None):
         raise ValueError("exactly one of prompt and messages is needed")
@@ -271,6 +274,8 @@ def _request_json(
         content["policy"] = dict(policy)
     if explain:
         content["explain"] = True
+    if not cache:
+        content["cache"] = False
     try:
         # Not in ASCII: an escape has six bytes, and the service bounds the bytes of a request.
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()

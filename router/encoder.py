@@ -33,6 +33,7 @@ CHARS_PER_TOKEN = 8
 # Bounds of what is remembered of words; a vocabulary has 30,000.
 MAX_KNOWN_WORDS = 100_000
 MAX_KNOWN_CHARS = 24
+MAX_NEW_WORDS = 16
 
 # They have no common base but Exception. RuntimeError and ValueError come from onnxruntime's own Python layer.
 ONNX_ERRORS = (
@@ -178,15 +179,22 @@ class _KnownWords:
         """Return the ids of a text without special ones; None where it is not plain ASCII, or names an added token."""
         if not text.isascii() or self._OTHER.search(text) or any(one in text for one in self._added):
             return None
-        known, out = self._ids, []
+        known, out, n_new = self._ids, [], 0
         for word in self._WORD.findall(text.lower()):
             ids = known.get(word)
-            out += self._learn(word) if ids is None else ids
+            if ids is None:
+                n_new += 1
+                if n_new > MAX_NEW_WORDS:  # the whole text at once takes less
+                    return None
+                ids = self._learn(word)
+            out += ids
         return out
 
     def _learn(self, word: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(word, add_special_tokens=False).ids
-        if len(word) <= MAX_KNOWN_CHARS and len(self._ids) < MAX_KNOWN_WORDS:
+        if len(word) <= MAX_KNOWN_CHARS:
+            if len(self._ids) >= MAX_KNOWN_WORDS:
+                self._ids.clear()  # junk, for the most part; what is used comes back
             self._ids[word] = ids
         return ids
 

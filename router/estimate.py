@@ -193,7 +193,9 @@ def lead_error(
 
 def blended_prior(intent_weights: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
     """Return a prompt's prior, (..., n_models): its intents' priors by their weight, the global one by the rest."""
-    return evidence.prior + intent_weights @ (evidence.intent_priors - evidence.prior)
+    # As one row each: of one prompt and of many, the same sums are made in the same order.
+    own = (intent_weights[..., None, :] @ (evidence.intent_priors - evidence.prior))[..., 0, :]
+    return np.asarray(evidence.prior + own)
 
 
 def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: EstimatorSettings) -> NDArray[np.float64]:
@@ -331,7 +333,7 @@ def _column(values: NDArray[Any], fixed: int | NDArray[np.int64]) -> NDArray[Any
     return own
 
 
-def _weighted_sum(w: Weights, values: NDArray[np.float32]) -> NDArray[np.float64]:
+def _weighted_sum(w: Weights, values: Weights) -> NDArray[np.float64]:
     """Return sum_i w_i values_i: w is (..., k), values (..., k, n_models), the sum float64 (..., n_models)."""
     sums: NDArray[np.floating[Any]] = (w[..., None, :] @ values)[..., 0, :]
     return sums.astype(np.float64, copy=False)
@@ -346,6 +348,6 @@ def _zero_filled_mean(
 ) -> LocalEstimate:
     """Pulze's rule: the mean over all neighbours, a missing score counting 0 (g + h * prior gives the score back)."""
     scores = g + h * np.vstack([evidence.intent_priors, evidence.prior])[intents]
-    quality = (w @ scores) / max(float(w.sum()), 1e-12)
-    nothing = np.zeros_like(quality)
-    return LocalEstimate(quality, quality, quality, w @ h, nothing, np.zeros(len(evidence.intent_priors)))
+    quality = _weighted_sum(w, scores) / np.maximum(w.sum(axis=-1, keepdims=True), 1e-12)
+    nothing, no_intents = np.zeros_like(quality), np.zeros((*w.shape[:-1], len(evidence.intent_priors)))
+    return LocalEstimate(quality, quality, quality, _weighted_sum(w, h), nothing, no_intents)

@@ -1,5 +1,6 @@
 """Router: the ladder. Which tier answers within the latency budget, and what happens when one is late."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 from router.artifact import RouterArtifact, load_artifact
 from router.cache import DecisionCache, Key, cache_key
 from router.deadline import Deadline, now_ms
-from router.encoder import Encoding
-from router.errors import ConfigError, PromptError
+from router.encoder import ONNX_ERRORS, Encoding
+from router.errors import ConfigError, PolicyError, PromptError
 from router.forecast import Forecast
 from router.prompt import fold_messages
 from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.types import Decision, JsonObject, Messages, Policy
 from router.worker import EncoderWorker, Ticket
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LATENCY_BUDGET_MS = 50.0
 DEFAULT_CACHE_ENTRIES = 4096
@@ -24,6 +27,9 @@ RESERVE_MS = 0.3
 # When more of the time left than this share is expected to pass until the full answer, the static one is made first;
 # until the static one, the priors answer.
 DOUBT_SHARE = 0.5
+BLOCK_CHARS = 4_096
+# Longer than this, writing waits for the client.
+MAX_WRITING_MS = 20.0
 # This share of the budget is kept back for what no forecast sees.
 LATE_SHARE = 0.1
 WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
@@ -103,7 +109,11 @@ class Router:
             return begun
         if begun.ticket is not None:
             if self._static is not None:  # this thread has nothing else to do meanwhile
-                begun.in_hand = settled(self.static_all([begun])[0])
+                try:
+                    begun.in_hand = settled(self.static_all([begun])[0])
+                except PolicyError:
+                    begun.ticket.cancelled = True
+                    raise
             begun.ticket.done.wait(max(0.0, begun.give_up_at_ms - now_ms()) / 1e3)
         return settled(self.settle_all([begun])[0])
 
@@ -151,74 +161,85 @@ class Router:
         To be called when a ticket is done, or at ``give_up_at_ms``, or at once where there is no ticket.
         """
         now = now_ms()
-        outcomes: dict[int, Outcome] = {}
-        encoded, rest = [], []
+        encoded: list[int] = []
+        rest: list[int] = []
+        in_hand: dict[int, Decision] = {}
         for place, one in enumerate(pending):
             self._note(one, now)
-            in_time = now + self._finish_takes.at_most_ms(1, now) <= one.question.deadline.ends_ms
-            if one.encoding is not None and (in_time or one.in_hand is None):
+            finish_ms = self._finish_takes.at_most_ms(_blocks(one.question), now)
+            if one.encoding is not None and (one.in_hand is None or now + finish_ms <= one.question.deadline.ends_ms):
                 encoded.append(place)
             elif one.in_hand is not None:
-                outcomes[place] = _stamped(one.in_hand, one.question.deadline)
+                in_hand[place] = one.in_hand
             else:
                 rest.append(place)
+        outcomes = dict(zip(rest, self._answer_now([pending[place].question for place in rest]), strict=True))
         outcomes |= zip(encoded, self._finish_full([pending[place] for place in encoded]), strict=True)
-        outcomes |= zip(rest, self._answer_now([pending[place].question for place in rest]), strict=True)
+        # They are given when all of the batch is.
+        outcomes |= {place: _stamped(known, pending[place].question.deadline) for place, known in in_hand.items()}
         return [outcomes[place] for place in range(len(pending))]
 
+    def _note_run(self, n_tokens: int, took_ms: float) -> None:
+        self._encoding_takes.observe(n_tokens, took_ms, now_ms())
+
     def _note(self, one: "Pending", now: float) -> None:
-        """Learn from a ticket what encoding took, and how late its end or its giving up was heard of."""
+        """Take over what the worker made of a ticket, and learn how late its end, or its giving up, was heard of."""
         ticket = one.ticket
         if ticket is None:
             return
-        if ticket.encoding is None:
-            ticket.cancelled = True  # too late, even if it is done now
-            self._handover_takes.observe(1, max(0.0, now - one.give_up_at_ms), now)
-        else:
-            one.encoding = ticket.encoding
-            self._encoding_takes.observe(len(ticket.ids), ticket.took_ms, now)
-            self._handover_takes.observe(1, now - ticket.done_ms, now)
+        one.encoding = ticket.encoding
+        ticket.cancelled = one.encoding is None  # too late, even if it is done now
+        heard_late_ms = now - (ticket.done_ms if ticket.done.is_set() else one.give_up_at_ms)
+        self._handover_takes.observe(_blocks(one.question), max(0.0, heard_late_ms), now)
 
     def _finish_full(self, pending: Sequence["Pending"]) -> list[Outcome]:
         if not pending:
             return []
         began = now_ms()
         outcomes = self._best.decide_all([one.question for one in pending], [one.encoding for one in pending])
-        self._finish_takes.observe(1, now_ms() - began, began)
+        took_ms = now_ms() - began
         for one, outcome in zip(pending, outcomes, strict=True):
-            if one.key is not None and isinstance(outcome, Decision):
+            self._finish_takes.observe(_blocks(one.question), took_ms, began)
+            # Names that the artifact does not know are listed as excluded, too: as many as a request likes.
+            few = isinstance(outcome, Decision) and len(outcome.excluded) <= len(self.artifact.models)
+            if one.key is not None and isinstance(outcome, Decision) and few:
                 self._cache.put(one.key, outcome)
         return outcomes
 
     def _answer_now(self, questions: Sequence[Question]) -> list[Outcome]:
         """Decide by the static tier where it is expected to be in time, else by the priors."""
         static, began = self._static, now_ms()
-        reserve_ms = self._reserve_ms(began)
-        ready_ms = began
         read, blind = [], []
+        ready_ms = began + self._reserve_ms(began)  # all are given when the last is decided
         for place, question in enumerate(questions):
-            takes_ms = self._static_takes.at_most_ms(len(question.text), began)
-            if static is None or ready_ms + takes_ms + reserve_ms > question.deadline.ends_ms:
+            own_ms = self._static_takes.at_most_ms(len(question.text), began)
+            if static is None or ready_ms + own_ms > question.deadline.ends_ms:
                 blind.append(place)
             else:
                 read.append(place)
-                ready_ms += takes_ms
-        outcomes: dict[int, Outcome] = {}
+                ready_ms += self._static_takes.predict_ms(len(question.text), began)
+        encodings: list[Encoding] = []
+        if static is not None and read:
+            try:
+                encodings = static.encode_all([questions[place] for place in read])
+            except ONNX_ERRORS as exc:
+                logger.error("the static encoder failed with a %s", type(exc).__name__)
+                read, blind = [], list(range(len(questions)))
+        some = [questions[place] for place in blind]
+        outcomes = dict(zip(blind, self._best.decide_all(some, [None] * len(some)), strict=True))
         if static is not None and read:
             some = [questions[place] for place in read]
-            outcomes |= zip(read, static.decide_all(some, static.encode_all(some)), strict=True)
+            outcomes |= zip(read, static.decide_all(some, encodings), strict=True)
             took_ms = (now_ms() - began) / len(read)
             for one in some:
                 self._static_takes.observe(len(one.text), took_ms, began)
-        if blind:
-            some = [questions[place] for place in blind]
-            outcomes |= zip(blind, self._best.decide_all(some, [None] * len(some)), strict=True)
         return [outcomes[place] for place in range(len(questions))]
 
     def was_written(self, decision: Decision, arrived_ms: float) -> None:
         """Learn how long after it was made a decision left the server: so much is kept back for later ones."""
         now = now_ms()
-        self._writing_takes.observe(1, now - arrived_ms - decision.elapsed_ms, now)
+        # A client that reads slowly, or not at all, is no reason to hurry the others.
+        self._writing_takes.observe(1, min(MAX_WRITING_MS, now - arrived_ms - decision.elapsed_ms), now)
 
     def answer_of(
         self, tier: str, prompt: str | Messages, policy: Policy | None = None, *, explain: bool = True
@@ -316,14 +337,18 @@ class Router:
         return RESERVE_MS + self._writing_takes.at_most_ms(1, now)
 
     def _ask_full(self, pending: "Pending", on_done: Callable[[], object]) -> None:
-        """Queue the prompt for the full encoder, if its answer is expected to be in time."""
+        """Queue the prompt for the full encoder, if its answer is expected to be in time.
+
+        now ... begins: those before it are encoded ... needed_by: it is encoded, and the answer is finished ...
+        give_up: or the static answer is made ... and handed over, with a margin ... ends: written.
+        """
         full, worker, question = self._full, self._worker, pending.question
         if full is None or worker is None:
             return
-        now, deadline = now_ms(), question.deadline
-        late_ms = self._reserve_ms(now) + self._handover_takes.at_most_ms(1, now)
+        now, deadline, n_chars = now_ms(), question.deadline, len(question.text)
+        late_ms = self._reserve_ms(now) + self._handover_takes.at_most_ms(_blocks(question), now)
         margin_ms = LATE_SHARE * deadline.budget_ms
-        needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.at_most_ms(1, now)
+        needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.at_most_ms(_blocks(question), now)
         begins_ms = now + worker.wait_ms(needed_by_ms)
         if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
             return  # not even the shortest prompt: under load, this one is not tokenised for nothing
@@ -334,7 +359,7 @@ class Router:
         pending.in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
         pending.give_up_at_ms = deadline.ends_ms - late_ms - margin_ms
         if not pending.in_doubt:
-            pending.give_up_at_ms -= self._static_takes.at_most_ms(len(question.text), now)
+            pending.give_up_at_ms -= self._static_takes.at_most_ms(n_chars, now)
         ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
         if worker.submit(ticket):
             pending.ticket = ticket
@@ -351,8 +376,11 @@ class Router:
                 self._static_takes.warm(len(text), takes_ms)
         if self._full is not None:
             full, encoder = self._full, self._full.tier.encoder
-            (encoding,) = full.encode_all([question])
-            self._finish_takes.warm(1, _times_ms(lambda: full.decide(question, encoding)))
+            for text in WARM_UP_PROMPTS:
+                question = Question(text, text, policy, deadline, explain=False)
+                (encoding,) = full.encode_all([question])
+                takes_ms = _times_ms(lambda: full.decide(question, encoding))  # noqa: B023
+                self._finish_takes.warm(_blocks(question), takes_ms)
             ids = encoder.token_ids(WARM_UP_PROMPTS[-1])
             for n_tokens in WARM_UP_TOKENS:
                 some = ids[:n_tokens]
@@ -374,6 +402,11 @@ class Pending:
     give_up_at_ms: float = 0.0
     in_hand: Decision | None = None
     encoding: Encoding | None = None
+
+
+def _blocks(question: Question) -> int:
+    """Return a prompt's size where that matters only in long ones: all short ones are of one size."""
+    return len(question.text) // BLOCK_CHARS
 
 
 def _again(known: Decision, deadline: Deadline) -> Decision:

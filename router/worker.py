@@ -42,8 +42,17 @@ class Ticket:
 class EncoderWorker:
     """Runs ``encode`` on tickets in a thread of its own, which yields to the others by ``nice``."""
 
-    def __init__(self, encode: Callable[[list[int]], Encoding], *, nice: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        encode: Callable[[list[int]], Encoding],
+        *,
+        nice: int,
+        max_waiting: int,
+        ran: Callable[[int, float], object] | None = None,
+    ) -> None:
+        """ran: called in the worker's thread after every run, waited for or not, with its tokens and what it took."""
         self._encode = encode
+        self._ran = ran
         self._nice = nice
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
@@ -74,7 +83,8 @@ class EncoderWorker:
             if self._busy is not None and now_ms() - self._busy_since_ms > HUNG_MS:
                 logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
                 self._thread = self._busy = None  # the hung one ends by itself if it ever comes back
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
+                self._busy = None
                 self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
                 self._thread.start()
             if len(self._waiting) >= self._max_waiting:
@@ -94,19 +104,30 @@ class EncoderWorker:
             _finish(ticket)
 
     def _run(self) -> None:
-        if self._nice and sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        self._yield_to_others()
         while (ticket := self._next()) is not None:
             began_ms = now_ms()
             try:
                 ticket.encoding = self._encode(ticket.ids)
-            except ONNX_ERRORS:
+            except ONNX_ERRORS as exc:
                 ticket.failed = True
+                logger.error("the full encoder failed with a %s", type(exc).__name__)
             ticket.took_ms = now_ms() - began_ms
+            if self._ran is not None:
+                self._ran(len(ticket.ids), ticket.took_ms)
             with self._changed:
                 if self._busy is ticket:
                     self._busy = None
             _finish(ticket)
+
+    def _yield_to_others(self) -> None:
+        if self._nice == 0 or sys.platform != "linux":  # elsewhere threads have no priority of their own
+            return
+        thread = threading.get_native_id()
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice))
+        except OSError as exc:  # a server that may not; it is slower under load, and otherwise the same
+            logger.warning("the encoder's thread keeps its priority: %s", exc.strerror)
 
     def _next(self) -> Ticket | None:
         """Return the next ticket that can be in time, or None when this thread is not the worker's any more."""

@@ -102,7 +102,6 @@ def create_app(router: Router, settings: Settings) -> Service:
         app.state.ready = False
         watch.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
-        router.close()
 
     app = Service(
         title="whichmodel",
@@ -213,6 +212,6 @@ async def _on_http_error(request: Request, exc: HTTPException) -> Response:
 async def _on_unexpected_error(request: Request, exc: Exception) -> Response:
     """Log where it happened; not the exception's own text, which may quote the prompt."""
     error_id = uuid.uuid4().hex
-    frames = "".join(traceback.format_tb(exc.__traceback__))
-    logger.error("unexpected %s, error id %s\n%s", type(exc).__name__, error_id, frames.rstrip())
+    frames = [f"{one.filename}:{one.lineno} in {one.name}" for one in traceback.extract_tb(exc.__traceback__)]
+    logger.error("unexpected %s", type(exc).__name__, extra={"error_id": error_id, "frames": frames})
     return error_response(500, "internal", f"unexpected error, logged with the id {error_id}")

@@ -122,10 +122,6 @@ class Metrics:
         self._refused[status if status in self._refused else OTHER]()
         self._ended["shed" if status == 429 else "failed" if status >= 500 else "refused"]()
 
-    def shed(self) -> None:
-        """Count a request refused because too many wait: the same as ``refused(429)``, and instead of it."""
-        self.refused(429)
-
     def client_gone(self) -> None:
         """Count a request whose client left before the answer."""
         self._ended["client_gone"]()

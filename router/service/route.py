@@ -70,6 +70,7 @@ class RouteEndpoint:
             await refusal(scope, receive, send)
         finally:
             self.n_in_flight -= 1
+            self._arrivals.worked()
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return what is answered to a request that is not read at all."""
@@ -91,7 +92,6 @@ class RouteEndpoint:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self._router.was_written(decision, arrived_ms)
-        self._arrivals.worked()
         self._metrics.answered(
             decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
         )
@@ -121,22 +121,31 @@ class RouteEndpoint:
             on_done=partial(_wake_from_thread, loop, turn),
         )
         is_long = asked.n_chars > LONG_PROMPT_CHARS
-        begun = await loop.run_in_executor(self._executor, begin) if is_long else begin()
+        if is_long:
+            with self._backlog.waiting():
+                begun = await loop.run_in_executor(self._executor, begin)
+        else:
+            begun = begin()
+            self._arrivals.worked()
         if isinstance(begun, Decision):
             return begun
         if begun.ticket is not None:
-            if begun.in_doubt or self.n_in_flight == 1:  # alone, the loop has nothing else to do meanwhile
-                begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
-            await self._wait(begun, begun.ticket, turn, receive)
+            try:
+                if begun.in_doubt or self.n_in_flight == 1:  # alone, the loop has nothing else to do meanwhile
+                    begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
+                await self._wait(begun, begun.ticket, turn, receive)
+            except (PolicyError, ClientGoneError, asyncio.CancelledError):
+                begun.ticket.cancelled = True
+                raise
         return settled(await self._decide_by(self._settle, begun, is_long))
 
     async def _decide_by(self, batcher: Batcher[Pending, Outcome], pending: Pending, is_long: bool) -> Outcome:
         """Decide together with what else is due now; a long prompt keeps nobody else waiting."""
-        if not is_long:
-            with self._backlog.waiting():
+        with self._backlog.waiting():
+            if not is_long:
                 return await batcher.submit(pending)
-        loop = asyncio.get_running_loop()
-        return (await loop.run_in_executor(self._executor, batcher.decide, [pending]))[0]
+            loop = asyncio.get_running_loop()
+            return (await loop.run_in_executor(self._executor, batcher.decide, [pending]))[0]
 
     async def _wait(self, pending: Pending, ticket: Ticket, turn: "asyncio.Future[None]", receive: Receive) -> None:
         """Wait until the prompt is encoded or given up.
@@ -153,9 +162,6 @@ class RouteEndpoint:
             await turn
             if gone.done() and not gone.cancelled():
                 raise ClientGoneError
-        except (ClientGoneError, asyncio.CancelledError):
-            ticket.cancelled = True
-            raise
         finally:
             timer.cancel()
             gone.cancel()

@@ -66,6 +66,7 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
         server = _AnnouncingServer(config, announce=lambda: announce(line))
         with _exit_on_signals(server):
             server.run(sockets=[listener])
+        router.close()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

@@ -230,7 +230,7 @@ def test_what_is_sent() -> None:
             peer.send(decision())
 
     with Server(serve) as server, new_client(server.url + "/router/", api_key=KEY) as client:
-        client.route("Grüße 🙂", latency_budget_ms=50, policy={"exclude": ["a"]}, explain=True)
+        client.route("Grüße 🙂", latency_budget_ms=50, policy={"exclude": ["a"]}, explain=True, cache=False)
         client.route(messages=({"role": "user", "content": "hi"},))
         assert client.healthy()
     heads, contents = zip(*asked, strict=True)
@@ -242,7 +242,7 @@ def test_what_is_sent() -> None:
     assert f"\r\nauthorization: Bearer {KEY}".encode() in heads[0]
     assert f"\r\nhost: {server.url.removeprefix('http://')}\r\n".encode() in heads[0]
     assert contents == (
-        {"prompt": "Grüße 🙂", "latency_budget_ms": 50, "policy": {"exclude": ["a"]}, "explain": True},
+        {"prompt": "Grüße 🙂", "latency_budget_ms": 50, "policy": {"exclude": ["a"]}, "explain": True, "cache": False},
         {"messages": [{"role": "user", "content": "hi"}]},
         None,
     )

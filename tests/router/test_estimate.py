@@ -128,19 +128,21 @@ def test_fast_path_equals_the_loop(kind: str, settings: EstimatorSettings, seed:
     np.testing.assert_allclose(in_quality, in_z, atol=1e-6, err_msg="lead_error / lead")
 
 
-def test_many_prompts_at_once_are_each_alone() -> None:
-    evidence = random_evidence("scores", 0)
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3], EstimatorSettings(20, shrinkage=0.0, missing="zero")])
+@pytest.mark.parametrize("kind", ["scores", "battles"])
+def test_many_prompts_at_once_are_each_alone_bit_by_bit(kind: str, settings: EstimatorSettings) -> None:
+    evidence = random_evidence(kind, 0)
     hits = [random_hits(20, seed) for seed in range(7)]
     together = Hits(
         rows=np.stack([one.rows for one in hits]), similarities=np.stack([one.similarities for one in hits])
     )
-    many = estimate(together, evidence, SETTINGS[3], fixed=2)
-    sizes = relative_size(together, evidence, SETTINGS[3])
+    fixed = np.arange(len(hits)) % N_MODELS
+    many, sizes = estimate(together, evidence, settings, fixed=fixed), relative_size(together, evidence, settings)
     for at, one in enumerate(hits):
-        alone = estimate(one, evidence, SETTINGS[3], fixed=2)
+        alone, own = estimate(one, evidence, settings, fixed=int(fixed[at])), many.of(at)
         for name in ("quality", "low", "high", "support", "lead_error", "intent_weights"):
-            np.testing.assert_allclose(getattr(many, name)[at], getattr(alone, name), atol=1e-9, err_msg=name)
-        assert sizes[at] == pytest.approx(float(relative_size(one, evidence, SETTINGS[3])))
+            np.testing.assert_array_equal(getattr(own, name), getattr(alone, name), err_msg=name)
+        assert sizes[at] == pytest.approx(float(relative_size(one, evidence, settings)))
 
 
 def test_relative_size_by_hand() -> None:

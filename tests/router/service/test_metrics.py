@@ -62,7 +62,7 @@ def test_requests_are_counted_by_outcome_and_tier(scene: Scene) -> None:
     metrics.answered("static", degraded=True, cached=False, budget_met=False, elapsed_ms=60)
     metrics.refused(422)
     metrics.refused(500)
-    metrics.shed()
+    metrics.refused(429)
     metrics.client_gone()
     metrics.encoder_failed()
     requests = {

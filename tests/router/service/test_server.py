@@ -218,7 +218,7 @@ def test_an_unexpected_error_is_logged_once_without_the_prompt() -> None:
     (error_id,) = re.findall(r"[0-9a-f]{32}", content["error"]["message"])
     assert logged.count("unexpected RuntimeError") == 1
     assert error_id in logged
-    assert logged.count('raise RuntimeError(f"cannot digest {text}")') == 1
+    assert logged.count(" in begin") == 1 and "cannot digest" not in logged
     assert "CANARY" not in logged
 
 
