@@ -83,6 +83,7 @@ def _serve(args: argparse.Namespace) -> int:
         settings.artifact,
         cache_entries=settings.cache_entries,
         max_waiting=settings.max_waiting,
+        encoder_threads=settings.encoder_threads,
         encoder_nice=settings.encoder_nice,
     )
     serve(router, settings, announce=lambda line: print(line, flush=True))

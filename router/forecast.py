@@ -53,6 +53,10 @@ class Forecast:
         """Return what the stage will take; of a size never seen, what the nearest does, scaled up but never down."""
         return self._predict(size, now_ms, QUANTILE)
 
+    def usual_ms(self, size: int, now_ms: float) -> float:
+        """Return what the stage will take in the middle of cases: of many, this is what adds up."""
+        return self._predict(size, now_ms, 0.5)
+
     def at_most_ms(self, size: int, now_ms: float) -> float:
         """Return what the stage will hardly ever exceed, for one whose overrun nothing makes good for."""
         return self._predict(size, now_ms, CAUTIOUS_QUANTILE)

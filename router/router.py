@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_LATENCY_BUDGET_MS = 50.0
 DEFAULT_CACHE_ENTRIES = 4096
 DEFAULT_MAX_WAITING = 1024
+# More would only take turns on two cores.
+DEFAULT_ENCODER_THREADS = 2
 DEFAULT_POLICY = Policy()
 # Kept back for what happens to an answer outside the server, besides what its writing was seen to take.
 RESERVE_MS = 0.3
@@ -46,12 +48,14 @@ class Router:
         *,
         cache_entries: int = DEFAULT_CACHE_ENTRIES,
         max_waiting: int = DEFAULT_MAX_WAITING,
+        encoder_threads: int = DEFAULT_ENCODER_THREADS,
         encoder_nice: int = 0,
     ) -> None:
         """Build the indexes in memory, and answer a few prompts to warm caches and to see what each stage takes.
 
         cache_entries: decisions remembered, 0 for none. max_waiting: prompts that may wait for the full encoder.
-        encoder_nice: by how much its thread yields to the others (Linux).
+        encoder_threads: how many prompts it encodes at a time, each by itself. encoder_nice: by how much its threads
+        yield to the others (Linux).
         """
         self.artifact = artifact
         rungs = {tier.name: Rung(artifact, tier, degraded=place > 0) for place, tier in enumerate(artifact.tiers)}
@@ -63,7 +67,12 @@ class Router:
         self._handover_takes, self._writing_takes = Forecast(), Forecast()
         self._worker: EncoderWorker | None = None
         if self._full is not None:
-            self._worker = EncoderWorker(self._full.tier.encoder.encode_ids, nice=encoder_nice, max_waiting=max_waiting)
+            self._worker = EncoderWorker(
+                self._full.tier.encoder.encode_ids,
+                n_threads=encoder_threads,
+                nice=encoder_nice,
+                max_waiting=max_waiting,
+            )
         self._warm_up()
 
     @classmethod
@@ -73,6 +82,7 @@ class Router:
         *,
         cache_entries: int = DEFAULT_CACHE_ENTRIES,
         max_waiting: int = DEFAULT_MAX_WAITING,
+        encoder_threads: int = DEFAULT_ENCODER_THREADS,
         encoder_nice: int = 0,
     ) -> "Router":
         """Verify and load an artifact directory.
@@ -82,7 +92,13 @@ class Router:
             EncoderError: the encoder inside does not work.
         """
         artifact = load_artifact(directory)
-        return cls(artifact, cache_entries=cache_entries, max_waiting=max_waiting, encoder_nice=encoder_nice)
+        return cls(
+            artifact,
+            cache_entries=cache_entries,
+            max_waiting=max_waiting,
+            encoder_threads=encoder_threads,
+            encoder_nice=encoder_nice,
+        )
 
     def route(
         self,
@@ -287,7 +303,7 @@ class Router:
         self._cache.clear()
 
     def close(self) -> None:
-        """End the encoder's thread; what waits for it is answered by a cheaper tier."""
+        """End the encoder's threads; what waits for it is answered by a cheaper tier."""
         if self._worker is not None:
             self._worker.close()
 
@@ -360,7 +376,7 @@ class Router:
         pending.give_up_at_ms = deadline.ends_ms - late_ms - margin_ms
         if not pending.in_doubt:
             pending.give_up_at_ms -= self._static_takes.at_most_ms(n_chars, now)
-        ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
+        ticket = Ticket(ids, needed_by_ms, self._encoding_takes.usual_ms(len(ids), now), on_done)
         if worker.submit(ticket):
             pending.ticket = ticket
 

@@ -1,4 +1,4 @@
-"""One thread that encodes, one prompt at a time, earliest deadline first; it never starts what will not be in time."""
+"""Threads that encode, one prompt at a time, earliest deadline first; what will not be in time is never begun."""
 
 import heapq
 import itertools
@@ -40,12 +40,13 @@ class Ticket:
 
 
 class EncoderWorker:
-    """Runs ``encode`` on tickets in a thread of its own, which yields to the others by ``nice``."""
+    """Runs ``encode`` on tickets, each by itself, in threads of its own, which yield to the others by ``nice``."""
 
     def __init__(
         self,
         encode: Callable[[list[int]], Encoding],
         *,
+        n_threads: int,
         nice: int,
         max_waiting: int,
         ran: Callable[[int, float], object] | None = None,
@@ -53,14 +54,14 @@ class EncoderWorker:
         """ran: called in the worker's thread after every run, waited for or not, with its tokens and what it took."""
         self._encode = encode
         self._ran = ran
+        self._n_threads = n_threads
         self._nice = nice
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, Ticket]] = []
         self._number = itertools.count()
-        self._busy: Ticket | None = None
-        self._busy_since_ms = 0.0
-        self._thread: threading.Thread | None = None
+        # What each thread is at, and since when; None while it waits.
+        self._threads: dict[threading.Thread, tuple[Ticket, float] | None] = {}
         self._closed = False
 
     def __len__(self) -> int:
@@ -69,24 +70,19 @@ class EncoderWorker:
     def wait_ms(self, needed_by_ms: float) -> float:
         """Return what is expected to pass before something needed by then would be begun."""
         with self._changed:
-            total = 0.0
-            if self._busy is not None:
-                total = max(0.0, self._busy.cost_ms - (now_ms() - self._busy_since_ms))
-            before = (one for due, _, one in self._waiting if due <= needed_by_ms)
-            return total + sum(one.cost_ms for one in before if not one.cancelled)
+            now = now_ms()
+            busy = [max(0.0, one[0].cost_ms - (now - one[1])) for one in self._threads.values() if one is not None]
+            before = [one.cost_ms for due, _, one in self._waiting if due <= needed_by_ms and not one.cancelled]
+            if len(busy) < self._n_threads and not before:
+                return 0.0
+            return max(min(busy, default=0.0), (sum(busy) + sum(before)) / self._n_threads)
 
     def submit(self, ticket: Ticket) -> bool:
         """Queue a ticket and return True; False when too many wait already, or the encoder hangs."""
         with self._changed:
             if self._closed:
                 return False
-            if self._busy is not None and now_ms() - self._busy_since_ms > HUNG_MS:
-                logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
-                self._thread = self._busy = None  # the hung one ends by itself if it ever comes back
-            if self._thread is None or not self._thread.is_alive():
-                self._busy = None
-                self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
-                self._thread.start()
+            self._replace_lost()
             if len(self._waiting) >= self._max_waiting:
                 return False
             heapq.heappush(self._waiting, (ticket.needed_by_ms, next(self._number), ticket))
@@ -103,6 +99,20 @@ class EncoderWorker:
         for ticket in left_out:
             _finish(ticket)
 
+    def _replace_lost(self) -> None:
+        """Have as many threads as there should be; one that hangs ends by itself if it ever comes back."""
+        now = now_ms()
+        for thread, doing in list(self._threads.items()):
+            hangs = doing is not None and now - doing[1] > HUNG_MS
+            if hangs:
+                logger.error("the encoder has hung for %.0f ms; another thread takes its place", HUNG_MS)
+            if hangs or not thread.is_alive():
+                del self._threads[thread]
+        while len(self._threads) < self._n_threads:
+            thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+            self._threads[thread] = None
+            thread.start()
+
     def _run(self) -> None:
         self._yield_to_others()
         while (ticket := self._next()) is not None:
@@ -116,8 +126,8 @@ class EncoderWorker:
             if self._ran is not None:
                 self._ran(len(ticket.ids), ticket.took_ms)
             with self._changed:
-                if self._busy is ticket:
-                    self._busy = None
+                if self._mine():
+                    self._threads[threading.current_thread()] = None
             _finish(ticket)
 
     def _yield_to_others(self) -> None:
@@ -144,12 +154,12 @@ class EncoderWorker:
                 if now_ms() + ticket.cost_ms > ticket.needed_by_ms:
                     late = ticket
                 else:
-                    self._busy, self._busy_since_ms = ticket, now_ms()
+                    self._threads[threading.current_thread()] = ticket, now_ms()
                     return ticket
             _finish(late)
 
     def _mine(self) -> bool:
-        return self._thread is threading.current_thread() and not self._closed
+        return threading.current_thread() in self._threads and not self._closed
 
 
 def _finish(ticket: Ticket) -> None:

@@ -176,9 +176,13 @@ class Settings:
         default=1024,
         metadata=_row("routing", "requests that may wait for the full encoder", unit="requests", low=1, high=100_000),
     )
+    encoder_threads: int = field(
+        default=2,
+        metadata=_row("routing", "prompts that the full encoder encodes at a time", unit="threads", low=1, high=64),
+    )
     encoder_nice: int = field(
         default=10,
-        metadata=_row("routing", "by how much the full encoder's thread yields to the others", low=0, high=19),
+        metadata=_row("routing", "by how much the full encoder's threads yield to the others", low=0, high=19),
     )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
 

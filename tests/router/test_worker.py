@@ -39,7 +39,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def worker(gate: Gate) -> Iterator[EncoderWorker]:
-    worker = EncoderWorker(gate.encode, nice=0, max_waiting=5)
+    worker = EncoderWorker(gate.encode, n_threads=1, nice=0, max_waiting=5)
     yield worker
     gate.open.set()
     worker.close()
@@ -100,6 +100,17 @@ def test_the_wait_counts_what_comes_before(worker: EncoderWorker, gate: Gate) ->
     assert 1e5 - slack_ms < after - between <= 1e5
 
 
+def test_two_threads_encode_two_prompts_and_halve_the_wait(gate: Gate) -> None:
+    worker = EncoderWorker(gate.encode, n_threads=2, nice=0, max_waiting=5)
+    held, free = ticket(0, 1e9, cost_ms=1e6), ticket(1)
+    assert worker.submit(held) and gate.busy.wait(WAIT_S)
+    assert worker.submit(free) and free.done.wait(WAIT_S) and not held.done.is_set()
+    assert worker.wait_ms(now_ms() + LONG_MS) == 0.0
+    gate.open.set()
+    assert held.done.wait(WAIT_S)
+    worker.close()
+
+
 def test_too_many_may_not_wait(worker: EncoderWorker, gate: Gate) -> None:
     hold(worker, gate)
     assert [worker.submit(ticket(number)) for number in range(1, 7)] == [True] * 5 + [False]
@@ -158,7 +169,7 @@ def test_its_thread_yields_where_threads_have_priorities(gate: Gate) -> None:
         nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return gate.encode(ids)
 
-    worker, one = EncoderWorker(encode, nice=5, max_waiting=1), ticket(1)
+    worker, one = EncoderWorker(encode, n_threads=1, nice=5, max_waiting=1), ticket(1)
     worker.submit(one)
     assert one.done.wait(WAIT_S) and nice == [os.getpriority(os.PRIO_PROCESS, 0) + 5]
     worker.close()
