@@ -6,14 +6,13 @@ ENCODERS_VENV := .venv-encoders
 LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint test-light test-encoders bench-route bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
+.PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
 	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
 	@echo 'make test           lint, types and all tests but those that need PyTorch'
 	@echo 'make test-encoders  tests of what makes encoders (adds PyTorch, CPU build)'
-	@echo 'make bench-route    latency of one decision, in process and over HTTP  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-llmrouter  held-out gain on the llmrouter set               (needs WHICHMODEL_DATA)'
 	@echo 'make bench-logs     verdicts on other published logs             (needs WHICHMODEL_DATA)'
 	@echo 'make bench-quality  side by side with other routers, half an hour     (needs WHICHMODEL_DATA)'
@@ -42,9 +41,6 @@ test-light: $(LIGHT_VENV)/.installed $(TEST_VENV)/.installed
 
 test-encoders: $(ENCODERS_VENV)/.installed
 	$(ENCODERS_VENV)/bin/python -m pytest -q tests/encoders tests/router/test_encoder.py
-
-bench-route: $(VENV)/.installed
-	$(VENV)/bin/python benchmarks/route_latency.py
 
 bench-llmrouter: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/llmrouter_gain.py

@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 from encoder_zoo import BASE_FP32, MODEL2VEC_OWN, TF_IDF, TORCH, Candidate, TfIdf
 from prompt_mix import texts_of_length
-from route_latency import measure
+from timing import measure
 from tokenizers import Tokenizer
 
 from router.encoder import OnnxEncoder, embed

@@ -16,9 +16,9 @@ from http_bytes import Answer, Client
 from latency_unloaded import BARE_FULL, FULL, NOTHING, STATIC, request_of, tier_shares
 from load_summary import quantiles
 from peer_routers import KNN, SEMANTIC_ROUTER, peer, rows
-from route_latency import measure, rss_mib
 from router_process import interleaved
 from served import serving, serving_artifact, serving_nothing
+from timing import measure, rss_mib
 
 from router import Router
 from router.encoder import OnnxEncoder

@@ -11,7 +11,7 @@ from typing import Any
 from latency_plots import plot_all
 from load import TIERS
 from load_summary import across
-from tables import HERE, fill, table
+from tables import HERE, README, fill, table
 
 RECORD = HERE / "results" / "latency.json"
 PAGE = HERE.parent / "docs" / "latency.md"
@@ -29,6 +29,8 @@ def fill_page(parts: dict[str, Any]) -> None:
     for name, content in tables(parts).items():
         text = fill(text, name, content)
     PAGE.write_text(text)
+    if {"ladder", "unloaded"} <= set(parts):
+        README.write_text(fill(README.read_text(), "latency", in_short(parts)))
     plot_all({name: one["numbers"] for name, one in parts.items()}, PAGE.parent)
 
 
@@ -45,6 +47,24 @@ def tables(parts: dict[str, Any]) -> dict[str, str]:
         name: f"{made_by(parts[name])}\n\n{make(parts[name]['numbers'])}" if name in parts else NOT_YET
         for name, make in made.items()
     }
+
+
+def in_short(parts: dict[str, Any]) -> str:
+    """Return the README's tables: one request at a time, and the loads."""
+    alone, loads = parts["unloaded"]["numbers"]["latency_ms"], parts["ladder"]["numbers"]["loads"]
+    one_by_one = table(
+        ["one 32-token prompt at a time", "p50 ms", "p99 ms"],
+        [[name, _ms(one["p50"]), _ms(one["p99"])] for name, one in alone.items()],
+    )
+    under_load = table(
+        ["load, budget 50 ms", "offered per s", "in budget, %", "full / static / prior, %", "p99 ms"],
+        [[row[0], row[1].split(" ")[0], row[2], row[4], row[9].split(" ")[0]] for row in map(_named, loads.items())],
+    )
+    return f"{one_by_one}\n\n{under_load}"
+
+
+def _named(load: tuple[str, list[dict[str, Any]]]) -> list[str]:
+    return _answered(*load)
 
 
 def made_by(part: dict[str, Any]) -> str:

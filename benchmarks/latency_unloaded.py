@@ -10,7 +10,7 @@ from typing import Any
 from http_bytes import Answer, Client, post_request
 from load import TIERS
 from load_summary import QUANTILES, points, quantiles, share
-from route_latency import measure
+from timing import measure
 
 from router.encoder import OnnxEncoder
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from http_bytes import Client, get_request
-from route_latency import DO_NOTHING, rss_mib
+from timing import DO_NOTHING, rss_mib
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.2

@@ -19,7 +19,6 @@ DEMO_PROMPT = "SQL query for the top 5 customers by revenue per month"
 def main() -> None:
     text = README.read_text()
     text = fill(text, "results", results_table())
-    text = fill(text, "latency", latency_table())
     if (DEMO / "manifest.json").is_file():
         text = fill(text, "decision", decision())
     README.write_text(text)
@@ -75,15 +74,6 @@ def results_row(name: str, report: dict[str, Any]) -> str:
 def with_cost(outcome: dict[str, Any]) -> str:
     cost = "" if outcome["cost_usd"] is None else f" at {1000 * outcome['cost_usd']:.2f} USD per 1,000"
     return f"{outcome['quality']:.3f}{cost}"
-
-
-def latency_table() -> str:
-    numbers = record("route_latency")
-    lines = ["| | p50 ms | p99 ms | max ms |", "|---|---|---|---|"]
-    for name, one in {**numbers["in_process_ms"], **numbers["http_ms"]}.items():
-        lines.append(f"| {name} | {one['p50']:.2f} | {one['p99']:.2f} | {one['max']:.2f} |")
-    lines.append(f"\nThe server's resident memory was {numbers['server_rss_mib']:.0f} MiB.")
-    return "\n".join(lines)
 
 
 def decision() -> str:

@@ -88,7 +88,7 @@ def test_keys_of_a_higher_layer_replace_those_below(tmp_path: Path) -> None:
         (
             "[routing]\nport = 1\n",
             "2: unknown key 'port' in [routing]: it belongs in [server]; expected one of latency_budget_ms, "
-            "cache_entries, max_waiting, encoder_nice",
+            "cache_entries, max_waiting, encoder_threads, encoder_nice",
         ),
         ("port = 1\n", "1: unknown table 'port': it belongs in [server]; expected one of server, routing"),
         (
