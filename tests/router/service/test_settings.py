@@ -47,6 +47,7 @@ def test_everything_can_be_set() -> None:
         "WHICHMODEL_LATENCY_BUDGET_MS": "12.5",
         "WHICHMODEL_CACHE_ENTRIES": "0",
         "WHICHMODEL_MAX_WAITING": "7",
+        "WHICHMODEL_ENCODER_THREADS": "3",
         "WHICHMODEL_ENCODER_NICE": "19",
         "WHICHMODEL_API_KEYS": "one, two",
         "UNRELATED": "x",
@@ -64,6 +65,7 @@ def test_everything_can_be_set() -> None:
         latency_budget_ms=12.5,
         cache_entries=0,
         max_waiting=7,
+        encoder_threads=3,
         encoder_nice=19,
         api_keys=KEYS,
     )
