@@ -390,7 +390,7 @@ class Scene:
 
 @pytest.fixture
 def scene(directory: Path) -> Iterator[Scene]:
-    router = Router.load(directory)
+    router = Router.load(directory, encoder_threads=1)
     app = create_app(router, Settings())
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
