@@ -29,6 +29,7 @@ RESERVE_MS = 0.3
 # When more of the time left than this share is expected to pass until the full answer, the static one is made first;
 # until the static one, the priors answer.
 DOUBT_SHARE = 0.5
+# Below it, what a prompt's length adds to finishing and handing over is lost in the rest.
 BLOCK_CHARS = 4_096
 # Longer than this, writing waits for the client.
 MAX_WRITING_MS = 20.0
@@ -124,7 +125,7 @@ class Router:
         if isinstance(begun, Decision):
             return begun
         if begun.ticket is not None:
-            if self._static is not None:  # this thread has nothing else to do meanwhile
+            if begun.in_doubt:
                 try:
                     begun.in_hand = settled(self.static_all([begun])[0])
                 except PolicyError:
@@ -152,15 +153,12 @@ class Router:
         Raises:
             PromptError, PolicyError: as ``route``.
         """
-        policy = policy or DEFAULT_POLICY
-        text = prompt if isinstance(prompt, str) else fold_messages(prompt)
-        if not text.strip():
-            raise PromptError("the prompt is empty")
-        key = cache_key(text, policy, explain) if cache and self._full is not None else None
+        question = self._question(prompt, policy, deadline, explain)
+        wanted = cache and self._full is not None
+        key = cache_key(question.text, question.policy, explain) if wanted else None
         known = self._cache.get(key) if key is not None else None
         if known is not None:
             return _again(known, deadline)
-        question = Question(text, self.artifact.template.strip(text), policy, deadline, explain)
         pending = Pending(question, key)
         self._ask_full(pending, on_done)
         if pending.ticket is None and not self._is_soon(question, n_ahead):
@@ -266,11 +264,7 @@ class Router:
             ConfigError: the artifact has no such tier.
             PromptError, PolicyError: as ``route``.
         """
-        text = prompt if isinstance(prompt, str) else fold_messages(prompt)
-        if not text.strip():
-            raise PromptError("the prompt is empty")
-        core = self.artifact.template.strip(text)
-        question = Question(text, core, policy or DEFAULT_POLICY, Deadline(now_ms(), float("inf")), explain)
+        question = self._question(prompt, policy, Deadline(now_ms(), float("inf")), explain)
         if tier == "prior":
             return self._best.decide(question, None)
         if tier not in self._rungs:
@@ -335,6 +329,12 @@ class Router:
             "prompts_stored": artifact.prompts is not None,
             "report": artifact.report,
         }
+
+    def _question(self, prompt: str | Messages, policy: Policy | None, deadline: Deadline, explain: bool) -> Question:
+        text = prompt if isinstance(prompt, str) else fold_messages(prompt)
+        if not text.strip():
+            raise PromptError("the prompt is empty")
+        return Question(text, self.artifact.template.strip(text), policy or DEFAULT_POLICY, deadline, explain)
 
     def _is_soon(self, question: Question, n_ahead: int) -> bool:
         """Tell whether the static tier is expected to answer in its turn, well before the budget ends.

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.features import surface_features_of
-from router.types import Embedding
-
 # A scaled feature beyond this is as strange as it gets; the bound keeps one feature from ruling the distance.
 FEATURE_CLIP = 3.0
 MIN_LENGTH = 1e-9
@@ -30,11 +27,6 @@ class Space:
     feature_mean: NDArray[np.float64]
     feature_scale: NDArray[np.float64]
     feature_weight: float
-
-    def place(self, vector: Embedding, text: str) -> Embedding:
-        """Return the point of one prompt: float32, unit length, from its encoder vector and its text."""
-        point: Embedding = self.place_all(vector[None], surface_features_of([text]))[0]
-        return point
 
     def place_all(self, vectors: NDArray[np.float32], features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the points of many prompts, each as if it were alone: float32 (n, dim [+ n_features]).

@@ -131,7 +131,7 @@ class RouteEndpoint:
             return begun
         if begun.ticket is not None:
             try:
-                if begun.in_doubt or self.n_in_flight == 1:  # alone, the loop has nothing else to do meanwhile
+                if begun.in_doubt:
                     begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
                 await self._wait(begun, begun.ticket, turn, receive)
             except (PolicyError, ClientGoneError, asyncio.CancelledError):

@@ -15,7 +15,9 @@ def test_serving_places_a_prompt_where_training_did(encoder: OnnxEncoder, weight
     vectors, features = embed(encoder, TEXTS), np.stack([surface_features(text) for text in TEXTS])
     space = fit_space(vectors, features, weight)
     points = space.place_all(vectors, features)
-    one_by_one = np.stack([space.place(encoder.encode(text).vector, text) for text in TEXTS])
+    one_by_one = np.concatenate(
+        [space.place_all(encoder.encode(text).vector[None], surface_features(text)[None]) for text in TEXTS]
+    )
     assert points.shape == (len(TEXTS), 256 + (N_FEATURES if weight else 0))
     assert points.dtype == one_by_one.dtype == np.float32 and points.flags.c_contiguous
     np.testing.assert_array_equal(points, one_by_one)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact
 from router.encoder import OnnxEncoder, embed
 from router.errors import DataError
+from router.features import surface_features_of
 from router.index import round_points, unit_points
 from router.router import Router
 from router.space import Space
@@ -375,7 +376,8 @@ def size_by_hand(artifact: RouterArtifact, prompt: str, sizes: NDArray[np.float6
     """The neighbours' mean size, by the weights of the estimate, three neighbours' worth of it being 1."""
     tier = artifact.best
     settings = tier.settings
-    point = tier.space.place(tier.encoder.encode(prompt).vector, prompt)
+    vectors = tier.encoder.encode(prompt).vector[None]
+    point = tier.space.place_all(vectors, surface_features_of([prompt]))[0]
     similar = unit_points(tier.vectors).astype(np.float64) @ unit_points(round_points(point[None]))[0]
     nearest = np.argsort(-similar, kind="stable")[: settings.n_neighbors]
     top = similar[nearest[0]]

@@ -232,6 +232,13 @@ def narrow(directory: Path) -> Iterator[ServerProcess]:
     assert stop_server(started) == ""
 
 
+@pytest.fixture
+def for_two(directory: Path) -> Iterator[ServerProcess]:
+    started = serve_both(directory, WHICHMODEL_MAX_BACKLOG="2", WHICHMODEL_API_KEYS=KEY)
+    yield started
+    assert stop_server(started) == ""
+
+
 class TestBacklog:
     """With room for one request that waits for its turn."""
 
@@ -282,21 +289,23 @@ class TestBacklog:
         assert metrics(narrow.port, {"x-api-key": KEY})["queue_requests"] == 0
         assert route(narrow.port, {"prompt": "still there?"}, self.HEADERS)[0] == 200
 
-    def test_what_is_pipelined_waits_for_its_own_connection_only(self, narrow: ServerProcess) -> None:
+    def test_what_is_pipelined_waits_for_its_own_connection_only(self, for_two: ServerProcess) -> None:
+        """The request of that connection that has its turn may wait for a decision; those behind it do not count."""
         slow = {"prompt": LONG_PROMPT, "latency_budget_ms": LONG_MS, "cache": False}
-        with send(narrow.port, post(slow, self.HEADERS) * 20) as connection:
-            wait_until(lambda: metrics(narrow.port, {"x-api-key": KEY})["in_flight_requests"] == 1)
-            assert route(narrow.port, {"prompt": "me too"}, self.HEADERS)[0] == 200
+        with send(for_two.port, post(slow, self.HEADERS) * 20) as connection:
+            wait_until(lambda: metrics(for_two.port, {"x-api-key": KEY})["in_flight_requests"] == 1)
+            assert route(for_two.port, {"prompt": "me too"}, self.HEADERS)[0] == 200
             assert parse(read_answer(connection))[0] == 200
         # Those of a client that has gone have no turn any more.
-        wait_until(lambda: metrics(narrow.port, {"x-api-key": KEY})["in_flight_requests"] == 0)
-        after = metrics(narrow.port, {"x-api-key": KEY})
+        wait_until(lambda: metrics(for_two.port, {"x-api-key": KEY})["requests_total client_gone"] == 1)
+        wait_until(lambda: metrics(for_two.port, {"x-api-key": KEY})["in_flight_requests"] == 0)
+        after = metrics(for_two.port, {"x-api-key": KEY})
         assert (after["queue_requests"], after["requests_total client_gone"], after["requests_total failed"]) == (
             0,
             1,
             0,
         )
-        assert route(narrow.port, {"prompt": "still there?"}, self.HEADERS)[0] == 200
+        assert route(for_two.port, {"prompt": "still there?"}, self.HEADERS)[0] == 200
 
 
 class TestHostile:
