@@ -34,7 +34,7 @@ from router.pins import pins_of
 from router.profiles import profiles_from_json, profiles_to_json
 from router.prompt import Template
 from router.tier import BEST_FIRST, LEARNED, TIER_FILES, RowFacts, Tier, read_tier
-from router.types import STRATEGIES, JsonObject, ModelProfile, Verdict
+from router.types import TRADE_OFFS, JsonObject, ModelProfile, Verdict
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
@@ -325,8 +325,8 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
         raise ArtifactError(f"{root / INTENTS}: has no rows, or names intents beyond the {len(artifact.intents)} known")
     if evidence.kind not in KINDS or artifact.best_fixed not in models or not 2 <= len(set(models)) == len(models):
         raise ArtifactError(f"{root / LEARNED}: kind, best_fixed or the list of models is impossible")
-    if artifact.default_strategy not in STRATEGIES:
-        raise ArtifactError(f"{root / LEARNED}: default_strategy must be one of {', '.join(STRATEGIES)}")
+    if artifact.default_strategy not in TRADE_OFFS:
+        raise ArtifactError(f"{root / LEARNED}: default_strategy must be one of {', '.join(TRADE_OFFS)}")
     if artifact.prompts is not None and len(artifact.prompts) != n_rows:
         raise ArtifactError(f"{root / PROMPTS}: {len(artifact.prompts)} prompts for {n_rows} rows")
 

@@ -4,17 +4,17 @@ import hashlib
 import threading
 from collections import OrderedDict
 
-from router.types import Decision, Policy
+from router.types import Decision
 
 Key = bytes
 
 
-def cache_key(text: str, policy: Policy, explain: bool) -> Key:
+def cache_key(text: str, other: tuple[object, ...]) -> Key:
     """Return a hash of what a decision depends on besides the artifact: all of the text (costs and surface features
-    read more of it than the tokenizer does), the policy, and whether the evidence is kept.
+    read more of it than the tokenizer does), and what else ``repr`` tells apart.
     """
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    digest.update(b"\0" + repr((policy, explain)).encode("utf-8", "surrogatepass"))
+    digest.update(b"\0" + repr(other).encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 

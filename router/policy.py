@@ -1,17 +1,21 @@
-"""Estimates, costs and the request's policy to a choice: who may be chosen, who is, and why. Pure functions."""
+"""Estimates, offers and the request's policy to a choice: who may be chosen, who is, and why. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.catalogue import Table
+from router.constraints import Offers, why_empty
 from router.errors import PolicyError
 from router.estimate import LocalEstimate
-from router.types import Exclusion, Policy, Verdict
+from router.types import Policy
 
 # With less than one comparison's worth of neighbours, the prior outweighs them at any shrinkage that is tried.
 MIN_SUPPORT = 1.0
+# What strategy 'fast' takes one whole unit of quality to be worth: a second of waiting costs five points.
+FAST_WAIT_MS = 20_000.0
 REASONS = {
     "best": "it has the highest expected utility on prompts like this one",
     "prior": "too little in the log is near this prompt, so what is known of the models in general decides",
@@ -20,118 +24,139 @@ REASONS = {
     "deadline": "the latency budget left no time to look at its neighbours, so what is known of the models in general "
     "decides",
     "guard": "no model's lead over it is large enough to be trusted",
+    "min_gain": "no model's lead over it is as large as the policy asks for",
     "verdict": "routing has not been shown to be worth it on held-out rows, so the best fixed model answers",
     "only_candidate": "no other model meets the request's constraints",
-    "fallback": "no model meets the request's constraints, and the request names this fallback",
+    "session": "the session began with it, and no model's lead over it is large enough to change",
+    "tool_call": "it called a tool, and is to read the result",
+    "explore": "it was drawn at random from the allowed models, as the policy's share of exploration wants",
+    "fallback": "no model meets the request's constraints, and the policy names this fallback",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """The models of the artifact that may be chosen now.
+class TradeOff:
+    """What one whole unit of quality is worth, in USD and in milliseconds of the answer; None: any amount."""
 
-    feasible: bool (n_models,). costs_usd: float64 (n_models,), NaN where unknown. fixed: column of the best
-    feasible fixed model, -1 when nothing is feasible.
+    usd: float | None = None
+    wait_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """The models that may be chosen now, each at its best allowed endpoint; arrays are (n_models,).
+
+    feasible: bool. endpoints: int64, its place. costs_usd, latencies_ms: float64, NaN where unknown. cost_penalties,
+    latency_penalties: float64, what these take from the utility. fixed: column of the best feasible fixed model, -1
+    when nothing is feasible.
     """
 
     feasible: NDArray[np.bool_]
+    endpoints: NDArray[np.int64]
     costs_usd: NDArray[np.float64]
-    excluded: tuple[Exclusion, ...]
+    latencies_ms: NDArray[np.float64]
+    cost_penalties: NDArray[np.float64]
+    latency_penalties: NDArray[np.float64]
     fixed: int
 
 
 @dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What else bears on a choice.
+
+    routes: the held-out verdict is ROUTE. guard_z: of EstimatorSettings. blind: the reason for which the neighbours
+    were not asked and the estimates are the priors, 'unreadable' or 'deadline'. held: column of the session's model,
+    -1 without. roll: drawn evenly from 0..1, decides on exploration.
+    """
+
+    routes: bool
+    guard_z: float
+    blind: str = ""
+    held: int = -1
+    roll: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """column: the chosen model, -1 for the policy's fallback. ranking: feasible columns, best first."""
+    """column: the chosen model, -1 for the policy's fallback. ranking: feasible columns, the chosen one first, the
+    others by utility. utility: float64 (n_models,). propensity: the probability with which this one was chosen.
+    """
 
     column: int
     reason: str
     ranking: tuple[int, ...]
     utility: NDArray[np.float64]
+    propensity: float = 1.0
 
 
-def field_of(
-    models: Sequence[str],
-    costs_usd: NDArray[np.float64],
-    fixed_quality: NDArray[np.float64],
-    policy: Policy,
-) -> Field:
-    """Return which models the policy allows; every excluded one gets a code and a detail.
+def field_of(offers: Offers, trade_off: TradeOff, fixed_quality: NDArray[np.float64]) -> Field:
+    """Return which models may be chosen, each at the allowed endpoint of least penalty; of equals, at the cheapest.
+
+    fixed_quality: float64 (n_models,), by which the best fixed model is found.
 
     Raises:
-        PolicyError: none is left and the policy names no fallback.
+        PolicyError: none may, and the policy names no fallback.
     """
-    if policy.candidates is None and not policy.exclude and policy.max_cost_usd is None:
-        return Field(np.ones(len(models), dtype=bool), costs_usd, (), int(fixed_quality.argmax()))
-    excluded = [
-        exclusion
-        for model, cost in zip(models, costs_usd.tolist(), strict=True)
-        if (exclusion := _exclusion(model, cost, policy)) is not None
-    ]
-    out = {one.model for one in excluded}
-    feasible = np.array([model not in out for model in models])
-    for name in sorted(set(policy.candidates or ()) - set(models)):
-        excluded.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
-    if not feasible.any() and policy.fallback is None:
-        raise PolicyError(f"no model is left: {_why_empty(excluded, policy)}")
-    fixed = int(np.argmax(np.where(feasible, fixed_quality, -np.inf))) if feasible.any() else -1
-    return Field(feasible, costs_usd, tuple(excluded), fixed)
+    catalogue = offers.catalogue
+    allowed = offers.n_violations == 0
+    cost_penalties = _penalties(offers.costs_usd, trade_off.usd) if catalogue.has_prices else None
+    latency_penalties = _penalties(offers.latencies_ms, trade_off.wait_ms) if catalogue.has_latencies else None
+    feasible = allowed.any(axis=1)
+    fixed = -1
+    if feasible.any():
+        fixed = int(np.where(feasible, fixed_quality, -np.inf).argmax())
+    elif offers.policy.fallback is None:
+        raise PolicyError(f"no model is left: {why_empty(offers)}")
+    if allowed.shape[1] == 1:
+        endpoints = catalogue.first_endpoints
+    else:
+        endpoints = _best_endpoints(allowed, offers, cost_penalties, latency_penalties)
+    at = catalogue.rows, endpoints
+    nothing = catalogue.nothing
+    return Field(
+        feasible,
+        endpoints,
+        offers.costs_usd[at],
+        offers.latencies_ms[at],
+        nothing if cost_penalties is None else cost_penalties[at],
+        nothing if latency_penalties is None else latency_penalties[at],
+        fixed,
+    )
 
 
-def _exclusion(model: str, cost_usd: float, policy: Policy) -> Exclusion | None:
-    if policy.candidates is not None and model not in policy.candidates:
-        return Exclusion(model, "not_a_candidate", "not among the request's candidates")
-    if model in policy.exclude:
-        return Exclusion(model, "excluded", "excluded by the request")
-    if policy.max_cost_usd is not None:
-        if np.isnan(cost_usd):
-            return Exclusion(model, "cost_unknown", "max_cost_usd is set and this model has no price")
-        if cost_usd > policy.max_cost_usd:
-            return Exclusion(
-                model, "over_max_cost", f"expected {cost_usd:.6g} USD, allowed {policy.max_cost_usd:.6g} USD"
-            )
-    return None
+def _penalties(amounts: Table, worth: float | None) -> Table | None:
+    """Return what amounts take from the utility, None where that is nothing; unknown ones are the largest known."""
+    if worth is None:
+        return None
+    return np.where(np.isnan(amounts), np.nanmax(amounts), amounts) / max(worth, 1e-12)
 
 
-def _why_empty(excluded: Sequence[Exclusion], policy: Policy) -> str:
-    """Name the constraint that took the last models away."""
-    codes: Mapping[str, str] = {
-        "over_max_cost": f"max_cost_usd {policy.max_cost_usd} is below every remaining model's expected cost",
-        "cost_unknown": "max_cost_usd is set, but the remaining models have no price",
-        "excluded": "exclude removes every remaining model",
-        "not_a_candidate": "candidates names no model of the artifact",
-    }
-    present = {one.code for one in excluded}
-    return next(text for code, text in codes.items() if code in present)
-
-
-def utility_of(
-    quality: NDArray[np.float64], costs_usd: NDArray[np.float64], willingness_to_pay_usd: float | None
-) -> NDArray[np.float64]:
-    """Return quality - cost / willingness_to_pay; models of unknown cost are taken at the dearest known one."""
-    if willingness_to_pay_usd is None or np.isnan(costs_usd).all():
-        return quality
-    costs = np.where(np.isnan(costs_usd), np.nanmax(costs_usd), costs_usd)
-    return quality - costs / max(willingness_to_pay_usd, 1e-12)
+def _best_endpoints(
+    allowed: NDArray[np.bool_], offers: Offers, cost_penalties: Table | None, latency_penalties: Table | None
+) -> NDArray[np.int64]:
+    """Return the place of each model's allowed endpoint of least penalty; without any, the first."""
+    if cost_penalties is None and latency_penalties is None:
+        amounts = offers.costs_usd if offers.catalogue.has_prices else offers.latencies_ms
+        penalty = np.where(np.isnan(amounts), 1e300, amounts)  # known ones first, but those not allowed last
+    else:
+        penalty = np.zeros(allowed.shape)
+        for own in (cost_penalties, latency_penalties):
+            if own is not None:
+                penalty = penalty + own
+    return np.asarray(np.where(allowed, penalty, np.inf).argmin(axis=1))
 
 
 def choose(
-    local: LocalEstimate,
-    field: Field,
-    policy: Policy,
-    *,
-    verdict: Verdict,
-    willingness_to_pay_usd: float | None,
-    guard_z: float,
-    blind: str = "",
+    local: LocalEstimate, field: Field, policy: Policy, around: Circumstances, *, tool_call_open: bool
 ) -> Choice:
     """Choose the feasible model of highest utility; ties go to the fixed one, then to the cheaper, the earlier column.
 
     The best feasible fixed model is taken instead where the verdict is not ROUTE (unless the policy says
-    ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors. blind: the
-    reason for which the neighbours were not asked and ``local`` holds the priors alone, 'unreadable' or 'deadline'.
+    ``route_anyway``), and where no lead over it is above ``guard_z`` of its standard errors and above ``min_gain``. A
+    session keeps its model where the lead over that is not above ``switch_margin``, and while a tool call is open.
+    What neither a session nor the only candidate decides may be left to exploration.
     """
-    utility = utility_of(local.quality, field.costs_usd, willingness_to_pay_usd)
+    utility = local.quality - field.cost_penalties - field.latency_penalties
     columns = np.flatnonzero(field.feasible)
     costs = np.where(np.isnan(field.costs_usd), np.inf, field.costs_usd)
     order = np.lexsort((columns, costs[columns], -utility[columns]))
@@ -140,15 +165,53 @@ def choose(
         return Choice(-1, "fallback", (), utility)
     if len(ranking) == 1:
         return Choice(ranking[0], "only_candidate", ranking, utility)
-    if not (verdict.routes or policy.route_anyway):
-        return Choice(field.fixed, "verdict", _first(field.fixed, ranking), utility)
-    best = ranking[0]
-    if best != field.fixed and utility[best] - utility[field.fixed] <= guard_z * local.lead_error[best]:
-        return Choice(field.fixed, blind or "guard", _first(field.fixed, ranking), utility)
-    if blind:
-        return Choice(best, blind, ranking, utility)
-    return Choice(best, "best" if local.support[best] >= MIN_SUPPORT else "prior", ranking, utility)
+    column, reason = _greedy(local, utility, ranking[0], field.fixed, policy, around)
+    held = around.held
+    if held >= 0 and field.feasible[held]:
+        lead = utility[column] - utility[held]
+        if tool_call_open:
+            column, reason = held, "tool_call"
+        # The priors know nothing of the prompt, and give no reason to change.
+        elif column != held and (around.blind or not lead > policy.switch_margin):
+            column, reason = held, "session"
+    elif policy.explore_share > 0:
+        return _explored(column, reason, ranking, utility, policy.explore_share, around.roll)
+    return Choice(column, reason, _first(column, ranking), utility)
 
 
-def _first(column: int, ranking: tuple[int, ...]) -> tuple[int, ...]:
+def _greedy(
+    local: LocalEstimate,
+    utility: NDArray[np.float64],
+    best: int,
+    fixed: int,
+    policy: Policy,
+    around: Circumstances,
+) -> tuple[int, str]:
+    """Return what is chosen without regard to sessions, and why."""
+    if not (around.routes or policy.route_anyway):
+        return fixed, "verdict"
+    if best != fixed:
+        lead = utility[best] - utility[fixed]
+        if lead <= around.guard_z * local.lead_error[best]:
+            return fixed, around.blind or "guard"
+        if lead <= policy.min_gain:
+            return fixed, "min_gain"
+    if around.blind:
+        return best, around.blind
+    return best, "best" if local.support[best] >= MIN_SUPPORT else "prior"
+
+
+def _explored(
+    column: int, reason: str, ranking: Sequence[int], utility: NDArray[np.float64], share: float, roll: float
+) -> Choice:
+    """Take any of the ranking with probability ``share``, evenly: what was chosen anyway can be drawn, too."""
+    each = share / len(ranking)
+    if roll < share:
+        drawn = ranking[min(int(roll / each), len(ranking) - 1)]
+        if drawn != column:
+            return Choice(drawn, "explore", _first(drawn, ranking), utility, each)
+    return Choice(column, reason, _first(column, ranking), utility, 1.0 - share + each)
+
+
+def _first(column: int, ranking: Sequence[int]) -> tuple[int, ...]:
     return (column, *(one for one in ranking if one != column))

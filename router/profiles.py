@@ -12,11 +12,10 @@ import yaml
 from numpy.typing import NDArray
 
 from router.errors import ConfigError
+from router.needs import count_tokens
 from router.types import Endpoint, JsonObject, ModelProfile
 
 DEFAULT_OUTPUT_TOKENS = 256.0
-# English text runs at about four characters a token, whichever model's tokenizer the price is for.
-CHARS_PER_TOKEN = 4
 # Beyond it a whole number has no float.
 MAX_WHOLE = 2**1000
 _EXPONENT = re.compile(r"[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,3}")
@@ -50,11 +49,6 @@ def profiles_from_json(raw: Any, where: str) -> dict[str, ModelProfile]:
     if not isinstance(raw, Mapping) or not raw:
         raise ConfigError(f"{where}: expected a mapping of model names to prices")
     return {str(name): _profile(str(name), entry, where) for name, entry in raw.items()}
-
-
-def count_tokens(text: str) -> int:
-    """Return how many tokens a prompt is reckoned to have, CHARS_PER_TOKEN each, the last one begun."""
-    return math.ceil(len(text) / CHARS_PER_TOKEN)
 
 
 def expected_costs_usd(

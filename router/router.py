@@ -1,19 +1,22 @@
 """Router: the ladder. Which tier answers within the latency budget, and what happens when one is late."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.artifact import RouterArtifact, load_artifact
 from router.cache import DecisionCache, Key, cache_key
+from router.catalogue import Catalogue
 from router.deadline import Deadline, now_ms
 from router.encoder import ONNX_ERRORS, Encoding
 from router.errors import ConfigError, PolicyError, PromptError
 from router.forecast import Forecast
+from router.needs import needs_of
 from router.prompt import fold_messages
-from router.rung import Outcome, Question, Rung, new_decision_id, settled
-from router.types import Decision, JsonObject, Messages, Policy
+from router.rung import PRIOR, Outcome, Question, Rung, new_decision_id, session_state, settled
+from router.session import SessionTable
+from router.types import Decision, JsonObject, Messages, ModelProfile, Needs, Policy
 from router.worker import EncoderWorker, Ticket
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,8 @@ DEFAULT_MAX_WAITING = 1024
 # More would only take turns on two cores.
 DEFAULT_ENCODER_THREADS = 2
 DEFAULT_POLICY = Policy()
+DEFAULT_MAX_SESSIONS = 10_000
+DEFAULT_SESSION_TTL_MS = 30 * 60_000.0
 # Kept back for what happens to an answer outside the server, besides what its writing was seen to take.
 RESERVE_MS = 0.3
 # When more of the time left than this share is expected to pass until the full answer, the static one is made first;
@@ -51,19 +56,27 @@ class Router:
         max_waiting: int = DEFAULT_MAX_WAITING,
         encoder_threads: int = DEFAULT_ENCODER_THREADS,
         encoder_nice: int = 0,
+        max_sessions: int = DEFAULT_MAX_SESSIONS,
+        session_ttl_ms: float = DEFAULT_SESSION_TTL_MS,
     ) -> None:
         """Build the indexes in memory, and answer a few prompts to warm caches and to see what each stage takes.
 
         cache_entries: decisions remembered, 0 for none. max_waiting: prompts that may wait for the full encoder.
         encoder_threads: how many prompts it encodes at a time, each by itself. encoder_nice: by how much its threads
-        yield to the others (Linux).
+        yield to the others (Linux). max_sessions: conversations whose model is remembered, each until it is unused for
+        session_ttl_ms.
         """
         self.artifact = artifact
-        rungs = {tier.name: Rung(artifact, tier, degraded=place > 0) for place, tier in enumerate(artifact.tiers)}
+        catalogue = Catalogue(artifact.models, artifact.profiles)
+        rungs = {
+            tier.name: Rung(artifact, tier, catalogue, degraded=place > 0) for place, tier in enumerate(artifact.tiers)
+        }
         self._rungs = rungs
         self._full, self._static = rungs.get("full"), rungs.get("static")
         self._best = rungs[artifact.best.name]
         self._cache = DecisionCache(cache_entries)
+        self._sessions = SessionTable(max_sessions, session_ttl_ms)
+        self._profiles_version = 0
         self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
         self._handover_takes, self._writing_takes = Forecast(), Forecast()
         self._worker: EncoderWorker | None = None
@@ -85,6 +98,8 @@ class Router:
         max_waiting: int = DEFAULT_MAX_WAITING,
         encoder_threads: int = DEFAULT_ENCODER_THREADS,
         encoder_nice: int = 0,
+        max_sessions: int = DEFAULT_MAX_SESSIONS,
+        session_ttl_ms: float = DEFAULT_SESSION_TTL_MS,
     ) -> "Router":
         """Verify and load an artifact directory.
 
@@ -99,6 +114,8 @@ class Router:
             max_waiting=max_waiting,
             encoder_threads=encoder_threads,
             encoder_nice=encoder_nice,
+            max_sessions=max_sessions,
+            session_ttl_ms=session_ttl_ms,
         )
 
     def route(
@@ -110,18 +127,33 @@ class Router:
         arrived_ms: float | None = None,
         explain: bool = True,
         cache: bool = True,
+        session_id: str | None = None,
+        needs: Needs | None = None,
+        by_intent: Mapping[str, Policy] | None = None,
     ) -> Decision:
         """Decide which model should take ``prompt``, a text or a list of chat messages.
 
         arrived_ms: when the request arrived, on the clock of router.deadline; now when left out. explain: keep
-        neighbours and summary. cache: the decision may be one that was made before.
+        neighbours and summary. cache: the decision may be one that was made before. session_id: the conversation, which
+        stays with its model unless another one leads by the policy's ``switch_margin``. needs: what the prompt needs
+        besides; read from it when left out. by_intent: policies that take the place of ``policy`` where the neighbours
+        have this intent.
 
         Raises:
             PromptError: the prompt is empty or not text, or the messages cannot be read.
             PolicyError: the policy leaves no model.
         """
         deadline = Deadline(now_ms() if arrived_ms is None else arrived_ms, latency_budget_ms)
-        begun = self.begin(prompt, policy, deadline, explain=explain, cache=cache)
+        begun = self.begin(
+            prompt,
+            policy,
+            deadline,
+            explain=explain,
+            cache=cache,
+            session_id=session_id,
+            needs=needs,
+            by_intent=by_intent,
+        )
         if isinstance(begun, Decision):
             return begun
         if begun.ticket is not None:
@@ -142,6 +174,9 @@ class Router:
         *,
         explain: bool,
         cache: bool,
+        session_id: str | None = None,
+        needs: Needs | None = None,
+        by_intent: Mapping[str, Policy] | None = None,
         n_ahead: int = 0,
         on_done: Callable[[], object] = lambda: None,
     ) -> "Decision | Pending":
@@ -153,17 +188,34 @@ class Router:
         Raises:
             PromptError, PolicyError: as ``route``.
         """
-        question = self._question(prompt, policy, deadline, explain)
-        wanted = cache and self._full is not None
-        key = cache_key(question.text, question.policy, explain) if wanted else None
+        question = self._question(prompt, policy, deadline, explain, session_id, needs, by_intent)
+        key = self._key(question) if cache and self._full is not None else None
         known = self._cache.get(key) if key is not None else None
         if known is not None:
-            return _again(known, deadline)
+            return self._kept(question, _again(known, question))
         pending = Pending(question, key)
         self._ask_full(pending, on_done)
         if pending.ticket is None and not self._is_soon(question, n_ahead):
-            return self._best.decide(question, None)
+            return self._kept(question, self._best.decide(question, None))
         return pending
+
+    def _key(self, question: Question) -> Key | None:
+        """Return what a decision is remembered by; None where it is not to be, as it is drawn at random."""
+        if question.policy.explore_share > 0 or any(one.explore_share > 0 for one in question.by_intent.values()):
+            return None
+        return cache_key(
+            question.text,
+            (
+                *(question.policy, tuple(question.by_intent.items()), question.needs, question.held),
+                *(question.explain, self._profiles_version),
+            ),
+        )
+
+    def _kept(self, question: Question, decision: Decision) -> Decision:
+        """Remember, and return, what a session is with from now on; the priors alone begin none."""
+        if question.session is not None and decision.estimates and (decision.tier != PRIOR or question.held):
+            self._sessions.keep(question.session, decision.model, now_ms())
+        return decision
 
     def static_all(self, pending: Sequence["Pending"]) -> list[Outcome]:
         """Return the answer of each that needs no full encoder: the static tier's, or the priors' without time."""
@@ -191,6 +243,10 @@ class Router:
         outcomes |= zip(encoded, self._finish_full([pending[place] for place in encoded]), strict=True)
         # They are given when all of the batch is.
         outcomes |= {place: _stamped(known, pending[place].question.deadline) for place, known in in_hand.items()}
+        for place, one in enumerate(pending):
+            outcome = outcomes[place]
+            if isinstance(outcome, Decision):
+                self._kept(one.question, outcome)
         return [outcomes[place] for place in range(len(pending))]
 
     def _note_run(self, n_tokens: int, took_ms: float) -> None:
@@ -256,7 +312,13 @@ class Router:
         self._writing_takes.observe(1, min(MAX_WRITING_MS, now - arrived_ms - decision.elapsed_ms), now)
 
     def answer_of(
-        self, tier: str, prompt: str | Messages, policy: Policy | None = None, *, explain: bool = True
+        self,
+        tier: str,
+        prompt: str | Messages,
+        policy: Policy | None = None,
+        *,
+        explain: bool = True,
+        needs: Needs | None = None,
     ) -> Decision:
         """Return what one tier of the artifact ('full', 'static', or 'prior') decides, however long it takes.
 
@@ -264,7 +326,7 @@ class Router:
             ConfigError: the artifact has no such tier.
             PromptError, PolicyError: as ``route``.
         """
-        question = self._question(prompt, policy, Deadline(now_ms(), float("inf")), explain)
+        question = self._question(prompt, policy, Deadline(now_ms(), float("inf")), explain, None, needs, None)
         if tier == "prior":
             return self._best.decide(question, None)
         if tier not in self._rungs:
@@ -292,8 +354,21 @@ class Router:
         """Decisions remembered."""
         return len(self._cache)
 
+    @property
+    def n_sessions(self) -> int:
+        """Conversations whose model is remembered."""
+        return len(self._sessions)
+
     def clear_cache(self) -> None:
-        """Forget decisions, as after a change of prices."""
+        """Forget decisions."""
+        self._cache.clear()
+
+    def use_profiles(self, profiles: Mapping[str, ModelProfile]) -> None:
+        """Put other profiles, by model, over those of the artifact; what is decided from now on goes by them."""
+        catalogue = Catalogue(self.artifact.models, {**self.artifact.profiles, **profiles})
+        for rung in self._rungs.values():
+            rung.catalogue = catalogue
+        self._profiles_version += 1  # what was remembered by the old ones is not found again
         self._cache.clear()
 
     def close(self) -> None:
@@ -330,11 +405,30 @@ class Router:
             "report": artifact.report,
         }
 
-    def _question(self, prompt: str | Messages, policy: Policy | None, deadline: Deadline, explain: bool) -> Question:
+    def _question(
+        self,
+        prompt: str | Messages,
+        policy: Policy | None,
+        deadline: Deadline,
+        explain: bool,
+        session_id: str | None,
+        needs: Needs | None,
+        by_intent: Mapping[str, Policy] | None,
+    ) -> Question:
         text = prompt if isinstance(prompt, str) else fold_messages(prompt)
         if not text.strip():
             raise PromptError("the prompt is empty")
-        return Question(text, self.artifact.template.strip(text), policy or DEFAULT_POLICY, deadline, explain)
+        return Question(
+            text,
+            self.artifact.template.strip(text),
+            policy or DEFAULT_POLICY,
+            deadline,
+            explain,
+            needs or needs_of(prompt),
+            by_intent or {},
+            session_id,
+            None if session_id is None else self._sessions.model_of(session_id, now_ms()),
+        )
 
     def _is_soon(self, question: Question, n_ahead: int) -> bool:
         """Tell whether the static tier is expected to answer in its turn, well before the budget ends.
@@ -385,7 +479,7 @@ class Router:
         deadline = Deadline(now_ms(), float("inf"))
         policy = Policy(route_anyway=True)
         for text in WARM_UP_PROMPTS:
-            question = Question(text, text, policy, deadline, explain=False)
+            question = Question(text, text, policy, deadline, False, needs_of(text))
             if self._static is not None:
                 static = self._static
                 takes_ms = _times_ms(lambda: static.decide(question, static.encode_all([question])[0]))  # noqa: B023
@@ -393,7 +487,7 @@ class Router:
         if self._full is not None:
             full, encoder = self._full, self._full.tier.encoder
             for text in WARM_UP_PROMPTS:
-                question = Question(text, text, policy, deadline, explain=False)
+                question = Question(text, text, policy, deadline, False, needs_of(text))
                 (encoding,) = full.encode_all([question])
                 takes_ms = _times_ms(lambda: full.decide(question, encoding))  # noqa: B023
                 self._finish_takes.warm(_blocks(question), takes_ms)
@@ -425,9 +519,11 @@ def _blocks(question: Question) -> int:
     return len(question.text) // BLOCK_CHARS
 
 
-def _again(known: Decision, deadline: Deadline) -> Decision:
+def _again(known: Decision, question: Question) -> Decision:
     """Return a remembered decision as the answer to another request."""
-    return replace(_stamped(known, deadline), cached=True, decision_id=new_decision_id())
+    stamped = _stamped(known, question.deadline)
+    session = session_state(question, known.model)
+    return replace(stamped, cached=True, decision_id=new_decision_id(), session=session)
 
 
 def _stamped(decision: Decision, deadline: Deadline) -> Decision:

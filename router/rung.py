@@ -2,24 +2,37 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from functools import partial
 from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import RouterArtifact
+from router.catalogue import Catalogue
+from router.constraints import Offers, exclusions, offers_of
 from router.deadline import Deadline
 from router.encoder import Encoding
 from router.errors import PolicyError
-from router.estimate import LocalEstimate, estimate, prior_quality, relative_size, well_tested
+from router.estimate import (
+    LocalEstimate,
+    estimate,
+    intent_shares,
+    neighbor_weights,
+    prior_quality,
+    relative_size,
+    well_tested,
+)
 from router.features import surface_features_of
+from router.flips import Decided, flips_of
 from router.index import NO_HITS, Hits, NeighborIndex
-from router.policy import REASONS, Choice, Field, choose, field_of
-from router.profiles import expected_costs_usd
+from router.policy import FAST_WAIT_MS, Circumstances, Field, TradeOff, choose, field_of
+from router.summary import summary_of
 from router.tier import Tier
-from router.types import Decision, Estimate, Intent, Neighbor, Policy
+from router.types import TRADE_OFFS, Decision, Estimate, Exclusion, Flip, Intent, Needs, Neighbor, Policy
 
 PRIOR = "prior"
 # How many neighbours a decision shows; the estimate uses all of them.
@@ -30,7 +43,9 @@ SHOWN_NEIGHBORS = 8
 class Question:
     """One prompt to be decided. text: as it was asked. core: what of it is embedded. explain: keep the evidence.
 
-    features: of the core, float64 (N_FEATURES,), kept by the first tier that reads them.
+    by_intent: policies that take the place of ``policy`` where the intent is read from the neighbours. session: its
+    name, and held: the model that it is with. features: of the core, float64 (N_FEATURES,), kept by the first tier
+    that reads them.
     """
 
     text: str
@@ -38,6 +53,10 @@ class Question:
     policy: Policy
     deadline: Deadline
     explain: bool
+    needs: Needs
+    by_intent: Mapping[str, Policy] = dataclass_field(default_factory=dict)
+    session: str | None = None
+    held: str | None = None
     features: NDArray[np.float64] | None = None
 
 
@@ -48,6 +67,15 @@ def read_features(questions: Sequence[Question]) -> NDArray[np.float64]:
         for one, own in zip(unread, surface_features_of([one.core for one in unread]), strict=True):
             one.features = own
     return np.stack([one.features for one in questions if one.features is not None])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ask:
+    """What a request allows and wants, and the models left."""
+
+    offers: Offers
+    trade_off: TradeOff
+    field: Field
 
 
 Outcome = Decision | PolicyError
@@ -64,16 +92,16 @@ def settled(outcome: Outcome) -> Decision:
 class Rung:
     """Decides by one tier of an artifact, and by its priors alone where there is no encoding."""
 
-    def __init__(self, artifact: RouterArtifact, tier: Tier, *, degraded: bool) -> None:
+    def __init__(self, artifact: RouterArtifact, tier: Tier, catalogue: Catalogue, *, degraded: bool) -> None:
         """Pack the tier's points. degraded: a better tier exists, so that an answer of this one is a lesser one."""
         self.artifact = artifact
         self.tier = tier
+        self.catalogue = catalogue
         self._degraded = degraded
         self._index = NeighborIndex(tier.vectors)
-        self._priced = any(one.cost_usd(0) is not None for one in artifact.profiles.values())
-        self._sizes_matter = self._priced and bool((tier.evidence.sizes != 1.0).any())
+        self._sizes_vary = bool((tier.evidence.sizes != 1.0).any())
+        self._columns = {name: column for column, name in enumerate(artifact.models)}
         self._prior = estimate(NO_HITS, tier.evidence, tier.settings, fixed=0)  # the same whoever is the fixed model
-        self._no_costs_usd = np.full(len(artifact.models), np.nan)
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
         # were hardly seen come last.
         self._fixed_quality = prior_quality(tier.evidence)
@@ -98,11 +126,11 @@ class Rung:
         """Decide many prompts stage by stage, each exactly as if it were alone, in half the time of one by one."""
         blind = [self._blind(one) for one in encodings]
         hits = self._search(questions, encodings, blind)
-        fields = [self._field(question, own) for question, own in zip(questions, hits, strict=True)]
-        together = zip(questions, encodings, blind, hits, fields, self._estimate(hits, fields), strict=True)
+        asks = [self._ask(question, own) for question, own in zip(questions, hits, strict=True)]
+        together = zip(questions, encodings, blind, hits, asks, self._estimate(hits, asks), strict=True)
         return [
-            field if isinstance(field, PolicyError) else self._decision(question, encoding, why, own, field, local)
-            for question, encoding, why, own, field, local in together
+            ask if isinstance(ask, PolicyError) else self._decision(question, encoding, why, own, ask, local)
+            for question, encoding, why, own, ask, local in together
         ]
 
     def _blind(self, encoding: Encoding | None) -> str:
@@ -130,10 +158,10 @@ class Rung:
                 hits[place] = found.of(nth)
         return hits
 
-    def _estimate(self, hits: Sequence[Hits], fields: Sequence[Field | PolicyError]) -> list[LocalEstimate]:
+    def _estimate(self, hits: Sequence[Hits], asks: "Sequence[_Ask | PolicyError]") -> list[LocalEstimate]:
         """Return every prompt's estimates: of those with neighbours, all of which have as many, at once."""
         evidence, settings = self.tier.evidence, self.tier.settings
-        fixed = [0 if isinstance(one, PolicyError) else max(one.fixed, 0) for one in fields]
+        fixed = [0 if isinstance(one, PolicyError) else max(one.field.fixed, 0) for one in asks]
         seeing = [place for place, own in enumerate(hits) if own is not NO_HITS]
         if len(seeing) < 2:
             return [
@@ -147,18 +175,34 @@ class Rung:
         by_place = {place: local.of(nth) for nth, place in enumerate(seeing)}
         return [by_place.get(place, self._prior) for place in range(len(hits))]
 
-    def _field(self, question: Question, hits: Hits) -> Field | PolicyError:
-        """Return which models the request allows, or the error that it allows none."""
-        artifact, tier = self.artifact, self.tier
-        costs_usd = self._no_costs_usd
-        if self._priced:
-            size = float(relative_size(hits, tier.evidence, tier.settings)) if self._sizes_matter else 1.0
-            costs_usd = expected_costs_usd(artifact.profiles, artifact.models, question.text, size)
+    def _ask(self, question: Question, hits: Hits) -> "_Ask | PolicyError":
+        """Return what the request allows and wants, or the error that it allows no model."""
+        catalogue, tier = self.catalogue, self.tier
+        policy = question.policy
+        if question.by_intent and (label := self._label(hits)) is not None:
+            policy = question.by_intent.get(label, policy)
+        size = 1.0
+        if self._sizes_vary and (catalogue.has_prices or catalogue.has_latencies):
+            size = float(relative_size(hits, tier.evidence, tier.settings))
+        offers = offers_of(catalogue, policy, question.needs, size)
         try:
-            self._willingness_to_pay_usd(question.policy)
-            return field_of(artifact.models, costs_usd, self._fixed_quality, question.policy)
+            trade_off = self._trade_off(policy)
+            return _Ask(offers, trade_off, field_of(offers, trade_off, self._fixed_quality))
         except PolicyError as exc:
             return exc
+
+    def _label(self, hits: Hits) -> str | None:
+        """Return the intent that the neighbours have, the same as the decision will say."""
+        evidence, settings = self.tier.evidence, self.tier.settings
+        intents = evidence.intents.take(hits.rows)
+        weights = intent_shares(
+            neighbor_weights(hits.similarities, settings),
+            intents,
+            len(evidence.intent_priors),
+            settings.intent_shrinkage,
+        )
+        intent = self._intent(hits, weights)
+        return None if intent is None else intent.label
 
     def _decision(
         self,
@@ -166,42 +210,48 @@ class Rung:
         encoding: Encoding | None,
         blind: str,
         hits: Hits,
-        field: Field,
+        ask: "_Ask",
         local: LocalEstimate,
     ) -> Decision:
-        tier, policy = self.tier, question.policy
-        choice = choose(
-            local,
-            field,
-            policy,
-            verdict=tier.verdict,
-            willingness_to_pay_usd=self._willingness_to_pay_usd(policy),
+        tier, offers, field = self.tier, ask.offers, ask.field
+        policy, decision_id = offers.policy, new_decision_id()
+        around = Circumstances(
+            routes=tier.verdict.routes,
             guard_z=tier.settings.guard_z,
             blind=blind,
+            held=-1 if question.held is None else self._columns.get(question.held, -1),
+            roll=_roll(decision_id) if policy.explore_share > 0 else 1.0,
         )
+        choice = choose(local, field, policy, around, tool_call_open=question.needs.tool_call_open)
         names = self.artifact.models
         model = names[choice.column] if choice.column >= 0 else str(policy.fallback)
         # The estimates of those not chosen, neighbours and summary take a third of the time that deciding takes.
-        estimates = self._estimates(
-            field, local, choice.utility, choice.ranking if question.explain else choice.ranking[:1]
-        )
+        columns = choice.ranking if question.explain else choice.ranking[:1]
+        estimates = self._estimates(offers, field, local, choice.utility, columns)
         intent = self._intent(hits, local.intent_weights)
         summary = ""
         neighbors: tuple[Neighbor, ...] = ()
+        excluded: tuple[Exclusion, ...] = ()
+        flips: tuple[Flip, ...] = ()
         if question.explain:
+            estimate_for = partial(self._estimate_for, hits)
+            flips = flips_of(
+                Decided(offers, ask.trade_off, self._fixed_quality, field, around, local, choice, estimate_for)
+            )
+            excluded = exclusions(offers)
             unknown_share = encoding.unknown_share if encoding is not None and blind else 0.0
-            summary = _summary(model, choice, estimates, intent, unknown_share)
+            summary = summary_of(model, choice.reason, estimates, flips, intent, unknown_share)
             neighbors = self._neighbors(hits)
         elapsed_ms = question.deadline.elapsed_ms()
         return Decision(
             model=model,
             reason=choice.reason,
             summary=summary,
-            propensity=1.0,
+            propensity=choice.propensity,
             intent=intent,
             estimates=estimates,
             fallbacks=tuple(names[column] for column in choice.ranking if column != choice.column),
-            excluded=field.excluded,
+            excluded=excluded,
             neighbors=neighbors,
             tier=PRIOR if encoding is None else tier.name,
             degraded=self._degraded or encoding is None,
@@ -210,29 +260,77 @@ class Rung:
             elapsed_ms=elapsed_ms,
             budget_met=elapsed_ms <= question.deadline.budget_ms,
             artifact_id=self.artifact.id,
-            decision_id=new_decision_id(),
+            decision_id=decision_id,
+            endpoint=estimates[0].endpoint if estimates else None,
+            gateway_model=offers.catalogue.profiles[choice.column].gateway_model if choice.column >= 0 else None,
+            policy=policy.name,
+            session=session_state(question, model),
+            flips=flips,
         )
 
-    def _willingness_to_pay_usd(self, policy: Policy) -> float | None:
-        if policy.willingness_to_pay_usd is not None:
-            return policy.willingness_to_pay_usd
+    def _estimate_for(self, hits: Hits, fixed: int) -> LocalEstimate:
+        """Return the estimates with another fixed model."""
+        if hits is NO_HITS:
+            return self._prior
+        return estimate(hits, self.tier.evidence, self.tier.settings, fixed=fixed)
+
+    def _trade_off(self, policy: Policy) -> TradeOff:
+        """Return what quality is worth to a policy.
+
+        Raises:
+            PolicyError: the strategy needs prices, and there are none.
+        """
+        if policy.willingness_to_pay_usd is not None or policy.willingness_to_wait_ms is not None:
+            return TradeOff(policy.willingness_to_pay_usd, policy.willingness_to_wait_ms)
+        if policy.strategy == "fast":
+            return TradeOff(None, FAST_WAIT_MS)
         default = self.artifact.default_strategy
-        amount = self.tier.strategies[policy.strategy or default]
-        if amount is None and default == "quality" and policy.strategy not in (None, "quality"):
-            raise PolicyError(f"strategy {policy.strategy} needs every model's cost, and the artifact has no prices")
-        return amount
+        strategy = policy.strategy if policy.strategy in TRADE_OFFS else default
+        amount = self.tier.strategies[strategy]
+        if amount is None and default == "quality" and strategy != "quality":
+            raise PolicyError(f"strategy {strategy} needs every model's cost, and the artifact has no prices")
+        return TradeOff(amount)
 
     def _estimates(
-        self, field: Field, local: LocalEstimate, utility: NDArray[np.float64], columns: Sequence[int]
+        self,
+        offers: Offers,
+        field: Field,
+        local: LocalEstimate,
+        utility: NDArray[np.float64],
+        columns: Sequence[int],
     ) -> tuple[Estimate, ...]:
         """Return the estimates of these models, in this order."""
-        arrays = (local.quality, local.low, local.high, local.support, field.costs_usd, utility, local.lead_error)
+        values = (
+            *(local.quality, local.low, local.high, local.support, field.costs_usd, utility, local.lead_error),
+            *(field.latencies_ms, field.cost_penalties, field.latency_penalties, field.endpoints),
+        )
         # Of all models at once: taking single numbers out of numpy costs more than the estimate itself.
-        rows = zip(*(one.take(columns).tolist() for one in arrays), strict=True)
-        names = self.artifact.models
+        rows = zip(columns, *(one.take(columns).tolist() for one in values), strict=True)
+        names, ends = self.artifact.models, offers.catalogue.endpoints
         return tuple(
-            Estimate(names[column], quality, low, high, support, None if math.isnan(cost) else cost, worth, error)
-            for column, (quality, low, high, support, cost, worth, error) in zip(columns, rows, strict=True)
+            Estimate(
+                names[column],
+                *(quality, low, high, support),
+                None if math.isnan(cost) else cost,
+                *(worth, error),
+                None if math.isnan(latency) else latency,
+                *(cost_penalty, latency_penalty),
+                ends[column][place].name or None,
+            )
+            for (
+                column,
+                quality,
+                low,
+                high,
+                support,
+                cost,
+                worth,
+                error,
+                latency,
+                cost_penalty,
+                latency_penalty,
+                place,
+            ) in rows
         )
 
     def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
@@ -273,19 +371,15 @@ def new_decision_id() -> str:
     return os.urandom(16).hex()
 
 
-def _summary(
-    model: str, choice: Choice, estimates: tuple[Estimate, ...], intent: Intent | None, unknown_share: float
-) -> str:
-    """One plain sentence: what was chosen, why, and against whom. unknown_share: 0 unless it kept neighbours away."""
-    text = f"{model}: {REASONS[choice.reason]}"
-    if unknown_share > 0:
-        text += f" (the encoder does not know {100 * unknown_share:.0f} % of the prompt)"
-    if choice.reason == "best" and len(estimates) > 1:
-        first, second = estimates[0], estimates[1]
-        text += f" ({first.quality:.2f} against {second.quality:.2f} for {second.model}"
-        if first.quality < second.quality and first.cost_usd is not None and second.cost_usd:
-            text += f", at {100 * first.cost_usd / second.cost_usd:.0f} % of its cost"
-        text += f"; {first.support:.0f} comparisons nearby)"
-    if intent is not None and intent.confidence >= 0.5:
-        text += f"; nearby rows are mostly about {intent.label}"
-    return f"{text}."
+def _roll(decision_id: str) -> float:
+    """Return a number drawn evenly from 0..1: of the decision's own random bits, so that it can be checked later."""
+    return int(decision_id[:13], 16) / 16**13
+
+
+def session_state(question: Question, model: str) -> str | None:
+    """Return whether a session is new, has kept its model or has switched to this one; None without a session."""
+    if question.session is None:
+        return None
+    if question.held is None:
+        return "new"
+    return "kept" if model == question.held else "switched"

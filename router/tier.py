@@ -16,7 +16,7 @@ from router.files import check_arrays, json_bytes, npy_bytes, parse_array, parse
 from router.index import TOP
 from router.pins import check_pins
 from router.space import Space
-from router.types import STRATEGIES, JsonObject, Verdict
+from router.types import TRADE_OFFS, JsonObject, Verdict
 
 BEST_FIRST = tuple(reversed(TIERS))
 VECTORS, WEIGHTS, RESIDUALS = "vectors.npy", "evidence_h.npy", "evidence_g.npy"
@@ -199,5 +199,5 @@ def _check_numbers(tier: Tier, home: Path) -> None:
     if (evidence.h < 0).any() or (evidence.variance < 0).any():
         raise ArtifactError(f"{home / WEIGHTS}: evidence weights and variances must not be negative")
     amounts = [usd for usd in tier.strategies.values() if usd is not None]
-    if set(tier.strategies) != set(STRATEGIES) or not all(0 < usd < np.inf for usd in amounts):
-        raise ArtifactError(f"{home / LEARNED}: strategies must be {', '.join(STRATEGIES)}, each null or USD above 0")
+    if set(tier.strategies) != set(TRADE_OFFS) or not all(0 < usd < np.inf for usd in amounts):
+        raise ArtifactError(f"{home / LEARNED}: strategies must be {', '.join(TRADE_OFFS)}, each null or USD above 0")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from router.profiles import count_tokens
+from router.needs import count_tokens
 from router.types import Endpoint, ModelProfile
 from training.evidence import Table
 
@@ -25,7 +25,7 @@ def learned_profiles(table: Table, given: Mapping[str, ModelProfile]) -> dict[st
         lengths, costs = tokens[:, column], table.costs_usd[:, column]
         if not np.isnan(lengths).all():
             profile = replace(profile, mean_output_tokens=float(np.nanmean(lengths)))
-        if not profile.endpoints and not np.isnan(costs).all():
+        if not profile.is_priced and not np.isnan(costs).all():
             profile = replace(profile, mean_cost_usd=float(np.nanmean(costs)))
         out[name] = profile
     return out
@@ -59,7 +59,7 @@ def answer_sizes(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[
     means = np.array([profiles[name].mean_output_tokens for name in table.models])
     for column, name in enumerate(table.models):
         profile = profiles[name]
-        if not profile.endpoints and profile.mean_cost_usd is not None and np.isnan(sizes[:, column]).all():
+        if not profile.is_priced and profile.mean_cost_usd is not None and np.isnan(sizes[:, column]).all():
             sizes[:, column], means[column] = table.costs_usd[:, column], profile.mean_cost_usd
     return np.asarray(np.divide(sizes, means, out=np.full_like(sizes, np.nan), where=means > 0))
 
@@ -88,10 +88,14 @@ def _paid_for(
 
     costs_usd, input_tokens, and the result: float64 (n_rows,).
     """
-    if not endpoints:
+    prices = [
+        (one.usd_per_mtok_in, one.usd_per_mtok_out)
+        for one in endpoints
+        if one.usd_per_mtok_in is not None and one.usd_per_mtok_out is not None
+    ]
+    if not prices:
         return np.full_like(costs_usd, np.nan)
-    usd_in = np.array([one.usd_per_mtok_in for one in endpoints])
-    usd_out = np.array([one.usd_per_mtok_out for one in endpoints])
+    usd_in, usd_out = np.array(prices).T
     # Where the cheapest endpoint charges nothing for output, any length costs the same: infinite, or NaN for 0 / 0.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         left = costs_usd[:, None] * 1e6 - input_tokens[:, None] * usd_in

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.types import STRATEGIES
+from router.types import TRADE_OFFS
 from training.cross_fit import CrossFit
 
 N_POINTS = 49
@@ -47,7 +47,7 @@ class Curve:
         within = affordable & (value >= np.max(value, where=affordable, initial=-np.inf) - BALANCED_LOSS)
         keeps = value >= CHEAP_SHARE * value.max()
         points = (0, _cheapest(within, cost), _cheapest(keeps, cost))
-        return {name: self.amounts_usd[point] for name, point in zip(STRATEGIES, points, strict=True)}
+        return {name: self.amounts_usd[point] for name, point in zip(TRADE_OFFS, points, strict=True)}
 
 
 def _cheapest(allowed: NDArray[np.bool_], cost: NDArray[np.float64]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.profiles import expected_costs_usd
-from router.types import STRATEGIES, Gain, JsonObject, ModelProfile
+from router.types import TRADE_OFFS, Gain, JsonObject, ModelProfile
 from training.calibrate import calibration_of
 from training.cross_fit import CrossFit, Selection
 from training.curve import Curve, trace
@@ -90,7 +90,7 @@ def report_held_out(
     fit = selection.cross_fitted()
     amounts = _amounts_inside(plan, profiles, selection)
     run = _Run(plan, profiles, fit, amounts)
-    strategies: Amounts = dict.fromkeys(STRATEGIES)
+    strategies: Amounts = dict.fromkeys(TRADE_OFFS)
     trade_off: JsonObject = {}
     default = "quality"
     curve = run.curve()
@@ -146,7 +146,7 @@ def _amounts_inside(plan: Plan, profiles: Mapping[str, ModelProfile], selection:
     if any(profile.cost_usd(1) is None for profile in profiles.values()):
         return []
     curves = [None if fit is None else _Run(plan, profiles, fit, []).curve() for fit in selection.inside()]
-    return [dict.fromkeys(STRATEGIES) if one is None else one.named_amounts_usd() for one in curves]
+    return [dict.fromkeys(TRADE_OFFS) if one is None else one.named_amounts_usd() for one in curves]
 
 
 class _Run:
@@ -199,7 +199,7 @@ class _Run:
                 {"willingness_to_pay_usd": usd, **outcome(choices)}
                 for usd, choices in zip(curve.amounts_usd, curve.choices, strict=True)
             ],
-            "strategies": {name: outcome(self.choices(name)) for name in STRATEGIES},
+            "strategies": {name: outcome(self.choices(name)) for name in TRADE_OFFS},
         }
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from router.errors import ConfigError
-from router.profiles import count_tokens, expected_costs_usd, profiles_from_json, profiles_to_json, read_profiles
+from router.needs import count_tokens
+from router.profiles import expected_costs_usd, profiles_from_json, profiles_to_json, read_profiles
 from router.types import Endpoint, ModelProfile
 
 

@@ -1,0 +1,247 @@
+"""What a request rules out: which endpoints it allows, and of those it does not, why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.catalogue import Catalogue, Table
+from router.types import Exclusion, Needs, Policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offers:
+    """What every endpoint would cost and take, and which constraints stand in its way.
+
+    costs_usd, latencies_ms: as in the catalogue. violations: bool (n_constraints, n_models, n_endpoints), in the order
+    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints).
+    """
+
+    catalogue: Catalogue
+    policy: Policy
+    needs: Needs
+    relative_size: float
+    costs_usd: Table
+    latencies_ms: Table
+    violations: NDArray[np.bool_]
+    n_violations: NDArray[np.int64]
+
+
+Detail = Callable[[Offers, int, int], str | None]
+"""What is said of a model (row) at an endpoint (place) that is ruled out; None where nothing is known of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One thing that rules models out. field: of Policy, empty where it is the request itself. empties: said where it
+    leaves no model. code, detail: said of a model; unknown: its code where nothing is known of it.
+    """
+
+    code: str
+    field: str
+    empties: str
+    detail: Detail
+    unknown: str = ""
+
+
+def _missing(offers: Offers, row: int, wanted: tuple[str, ...], why: str = "") -> str | None:
+    own = offers.catalogue.profiles[row].capabilities
+    return None if own is None else f"has no {' and no '.join(sorted(set(wanted) - set(own)))}{why}"
+
+
+def _at(offers: Offers, row: int, place: int) -> str:
+    endpoints = offers.catalogue.endpoints[row]
+    return f" at endpoint {endpoints[place].name}" if len(endpoints) > 1 else ""
+
+
+def _not_local(offers: Offers, row: int, place: int) -> str | None:
+    return f"is not local{_at(offers, row, place)}" if offers.catalogue.knows_locality[row, place] else None
+
+
+def _wrong_region(offers: Offers, row: int, place: int) -> str | None:
+    region = offers.catalogue.regions[row][place]
+    return None if region is None else f"is in region {region}{_at(offers, row, place)}"
+
+
+def _low_uptime(offers: Offers, row: int, place: int) -> str | None:
+    uptime = offers.catalogue.uptimes[row, place]
+    wanted = offers.policy.min_uptime
+    return None if np.isnan(uptime) else f"uptime {uptime:.6g}{_at(offers, row, place)}, wanted {wanted:.6g}"
+
+
+def _too_short(offers: Offers, row: int, place: int) -> str:
+    answer, room = offers.catalogue.output_tokens(offers.relative_size)[row], offers.catalogue.context_tokens[row]
+    return f"{offers.needs.input_tokens} tokens and an answer of about {answer:.0f} do not fit in {room:.0f}"
+
+
+def _over_cost(offers: Offers, row: int, place: int) -> str | None:
+    cost, most = offers.costs_usd[row, place], offers.policy.max_cost_usd
+    return None if np.isnan(cost) else f"expected {cost:.6g} USD{_at(offers, row, place)}, allowed {most:.6g} USD"
+
+
+def _over_latency(offers: Offers, row: int, place: int) -> str | None:
+    took, most = offers.latencies_ms[row, place], offers.policy.max_latency_ms
+    return None if np.isnan(took) else f"expected {took:.6g} ms{_at(offers, row, place)}, allowed {most:.6g} ms"
+
+
+CONSTRAINTS = (
+    Constraint(
+        "not_a_candidate",
+        "candidates",
+        "candidates names no model of the artifact",
+        lambda *_: "not among the policy's candidates",
+    ),
+    Constraint("excluded", "exclude", "exclude removes every remaining model", lambda *_: "excluded by the policy"),
+    Constraint(
+        "lacks_capability",
+        "require",
+        "require: no remaining model is known to have {require}",
+        lambda offers, row, _: _missing(offers, row, offers.policy.require),
+        "capabilities_unknown",
+    ),
+    Constraint(
+        "lacks_needed_capability",
+        "",
+        "the request needs {needed}, which no remaining model has",
+        lambda offers, row, _: _missing(offers, row, offers.needs.capabilities, ", which the request needs"),
+    ),
+    Constraint(
+        "lacks_role",
+        "role",
+        "role: no remaining model is meant for {role}",
+        lambda offers, *_: f"is not meant for the role {offers.policy.role}",
+    ),
+    Constraint(
+        "not_local",
+        "local_only",
+        "local_only: no remaining model is known to have a local endpoint",
+        _not_local,
+        "locality_unknown",
+    ),
+    Constraint(
+        "wrong_region",
+        "region",
+        "region: no remaining model is known to have an endpoint in {region}",
+        _wrong_region,
+        "region_unknown",
+    ),
+    Constraint(
+        "low_uptime",
+        "min_uptime",
+        "min_uptime {min_uptime} is above what is known of every remaining endpoint",
+        _low_uptime,
+        "uptime_unknown",
+    ),
+    Constraint("context_too_short", "", "prompt and answer are too long for every remaining model", _too_short),
+    Constraint(
+        "over_max_cost",
+        "max_cost_usd",
+        "max_cost_usd {max_cost_usd} is below every remaining model's expected cost, or they have no price",
+        _over_cost,
+        "cost_unknown",
+    ),
+    Constraint(
+        "over_max_latency",
+        "max_latency_ms",
+        "max_latency_ms {max_latency_ms} is below every remaining model's expected time, or it is unknown",
+        _over_latency,
+        "latency_unknown",
+    ),
+)
+_PLACE = {one.code: place for place, one in enumerate(CONSTRAINTS)}
+_CONTEXT, _COST, _LATENCY = _PLACE["context_too_short"], _PLACE["over_max_cost"], _PLACE["over_max_latency"]
+
+
+def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size: float = 1.0) -> Offers:
+    """Return what every endpoint offers for a request. relative_size: of the answer, in units of its model's mean."""
+    costs_usd = catalogue.costs_usd(needs.input_tokens, relative_size)
+    latencies_ms = catalogue.latencies_ms(relative_size)
+    lasting, n_lasting = _lasting_violations(catalogue, policy, needs.capabilities)
+    moving = []
+    if catalogue.knows_context:
+        too_long = needs.input_tokens + catalogue.output_tokens(relative_size) > catalogue.context_tokens
+        moving.append((_CONTEXT, too_long[:, None]))
+    if policy.max_cost_usd is not None:
+        moving.append((_COST, ~(costs_usd <= policy.max_cost_usd)))
+    if policy.max_latency_ms is not None:
+        moving.append((_LATENCY, ~(latencies_ms <= policy.max_latency_ms)))
+    if moving:
+        lasting, n_lasting = lasting.copy(), n_lasting.copy()
+        for place, violated in moving:
+            lasting[place] = violated
+            n_lasting += violated
+    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting)
+
+
+@lru_cache(maxsize=64)
+def _lasting_violations(
+    catalogue: Catalogue, policy: Policy, capabilities: tuple[str, ...]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the violations, and their number, that are the same for all prompts; those of no endpoint count, too."""
+    violated = np.zeros((len(CONSTRAINTS), *catalogue.exists.shape), dtype=bool)
+    by_model = {
+        "not_a_candidate": [
+            policy.candidates is not None and name not in policy.candidates for name in catalogue.models
+        ],
+        "excluded": [name in policy.exclude for name in catalogue.models],
+        "lacks_capability": [not set(policy.require) <= set(one.capabilities or ()) for one in catalogue.profiles],
+        # What the request only implies excludes those that are known to lack it: of many, nothing is known.
+        "lacks_needed_capability": [
+            one.capabilities is not None and not set(capabilities) <= set(one.capabilities)
+            for one in catalogue.profiles
+        ],
+        "lacks_role": [policy.role is not None and policy.role not in one.roles for one in catalogue.profiles],
+    }
+    for code, excluded in by_model.items():
+        violated[_PLACE[code]] = np.array(excluded)[:, None]
+    if policy.stays_local:
+        violated[_PLACE["not_local"]] = ~catalogue.is_local
+    if policy.region is not None:
+        for row, regions in enumerate(catalogue.regions):
+            outside = [one not in policy.region for one in regions]
+            violated[_PLACE["wrong_region"], row, : len(outside)] = outside
+    if policy.min_uptime is not None:
+        violated[_PLACE["low_uptime"]] = ~(catalogue.uptimes >= policy.min_uptime)
+    n_violated = violated.sum(axis=0) + ~catalogue.exists * len(CONSTRAINTS)
+    return violated, n_violated
+
+
+def relaxed(offers: Offers, place: int, violated: NDArray[np.bool_] | bool = False) -> Offers:
+    """Return the same offers where one constraint, by its place, rules out these endpoints and no others."""
+    violations = offers.violations.copy()
+    violations[place] = violated
+    n_violations = offers.n_violations - offers.violations[place] + violations[place]
+    return replace(offers, violations=violations, n_violations=n_violations)
+
+
+def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
+    """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
+    out = []
+    n_violations = offers.n_violations
+    for row in np.flatnonzero(n_violations.min(axis=1)).tolist():
+        place = int(n_violations[row].argmin())
+        constraint = CONSTRAINTS[int(offers.violations[:, row, place].argmax())]
+        detail = constraint.detail(offers, row, place)
+        code = constraint.code if detail is not None else constraint.unknown
+        unknown = f"{constraint.field} is set, and this is not known{_at(offers, row, place)}"
+        out.append(Exclusion(offers.catalogue.models[row], code, detail or unknown))
+    for name in sorted(set(offers.policy.candidates or ()) - set(offers.catalogue.models)):
+        out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
+    return tuple(out)
+
+
+def why_empty(offers: Offers) -> str:
+    """Name the constraint that took the last models away, looked at in order."""
+    policy, left = offers.policy, offers.catalogue.exists
+    left_after = np.logical_and.accumulate(~offers.violations & left, axis=0).any(axis=(1, 2))
+    return CONSTRAINTS[int(left_after.argmin())].empties.format(
+        require=" and ".join(policy.require),
+        needed=" and ".join(offers.needs.capabilities),
+        role=policy.role,
+        region=" or ".join(policy.region or ()),
+        min_uptime=policy.min_uptime,
+        max_cost_usd=policy.max_cost_usd,
+        max_latency_ms=policy.max_latency_ms,
+    )
