@@ -35,6 +35,14 @@ def held_out_share(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Return a share, 0 to 1."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
+    return value
+
+
 def count(text: str) -> int:
     """Return a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -47,3 +55,8 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text}")
     return int(text)
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Read a list of names, ``A,B``; None where the option was left out."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

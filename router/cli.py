@@ -4,22 +4,23 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from router import __version__
-from router.arguments import amount, budget_ms, seed
+from router.arguments import amount, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
+from router.cli_route import add_route
 from router.cli_serve import add_serve
 from router.encoder import TIERS
-from router.errors import ConfigError, DataError, RouterError
+from router.errors import ConfigError, RouterError
 from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
 from router.router import Router
-from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
+from router.types import JsonObject, ModelProfile
 
 EPILOG = """examples:
   whichmodel data inspect battles.jsonl
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_eval(commands)
-    _add_route(commands)
+    add_route(commands, _command)
     add_serve(commands, _command)
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
@@ -193,33 +194,6 @@ def _add_eval(commands: Commands) -> None:
     _add_json(evaluate)
 
 
-def _add_route(commands: Commands) -> None:
-    route = _command(
-        commands,
-        "route",
-        _route,
-        "say which model should take a prompt",
-        'with --input, FILE holds one JSON object per line, {"prompt": "..."} or {"messages": [...]}; "-" reads stdin',
-    )
-    route.add_argument("artifact", help="directory written by 'whichmodel train --out'")
-    route.add_argument("prompt", nargs="?", help="the prompt; or use --input")
-    route.add_argument("--input", metavar="FILE.jsonl", help="route every line of a file instead, in order")
-    route.add_argument("--explain", action="store_true", help="all candidates, what was excluded, the nearest rows")
-    route.add_argument("--candidates", metavar="A,B", help="choose among these models only")
-    route.add_argument("--exclude", metavar="A,B", help="never choose these models")
-    route.add_argument("--max-cost-usd", type=amount, metavar="USD", help="ceiling of the expected cost of the answer")
-    trade = route.add_mutually_exclusive_group()
-    trade.add_argument("--strategy", choices=STRATEGIES, help="a named point between quality and cost")
-    trade.add_argument(
-        "--willingness-to-pay-usd", type=amount, metavar="USD", help="USD that one whole unit of quality is worth"
-    )
-    route.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
-    route.add_argument(
-        "--latency-budget-ms", type=budget_ms, default=50.0, metavar="MS", help="1 to 10,000; default 50"
-    )
-    route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
-
-
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="look at preference logs", description="Look at preference logs.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -276,29 +250,6 @@ def _eval(args: argparse.Namespace) -> int:
         print(f"wrote {page}")
     if args.json:
         _print_json(report.to_json())
-    return 0
-
-
-def _route(args: argparse.Namespace) -> int:
-    if (args.prompt is None) == (args.input is None):
-        print("whichmodel route: give either a PROMPT or --input FILE", file=sys.stderr)
-        return 2
-    router = Router.load(args.artifact)
-    policy = Policy(
-        candidates=_names(args.candidates),
-        exclude=_names(args.exclude) or (),
-        max_cost_usd=args.max_cost_usd,
-        strategy=args.strategy,
-        willingness_to_pay_usd=args.willingness_to_pay_usd,
-        route_anyway=args.route_anyway,
-    )
-    prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
-    for prompt in prompts:
-        decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms)
-        if args.json or args.input is not None:
-            _print_json(decision.to_json(explain=args.explain))
-        else:
-            print(render_decision(decision, explain=args.explain))
     return 0
 
 
@@ -368,7 +319,7 @@ def _load_log(args: argparse.Namespace) -> Any:
     return _training().load(
         *args.sources,
         format=args.format,
-        models=_names(args.models),
+        models=names(args.models),
         aliases=_aliases(args.alias),
         drop_models=tuple(args.drop_model),
         on_bad_row=args.on_bad_row,
@@ -412,12 +363,6 @@ def _interval(gain: JsonObject) -> str:
     return f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _aliases(pairs: Sequence[str]) -> dict[str, str]:
     out = {}
     for pair in pairs:
@@ -426,50 +371,6 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--alias {pair}: expected OLD=NEW")
         out[old] = new
     return out
-
-
-def _read_prompts(path: str) -> Iterator[Any]:
-    """Yield the prompt or messages of every line of a JSONL file ('-': stdin)."""
-    try:
-        file: TextIO = sys.stdin if path == "-" else open(path, encoding="utf-8-sig")  # noqa: SIM115
-        with file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _prompt_of(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _prompt_of(line: str, where: str) -> Any:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        raise DataError(f"{where}: not JSON ({exc}); expected an object with 'prompt' or 'messages'") from exc
-    if isinstance(row, dict) and ("prompt" in row) != ("messages" in row):
-        if isinstance(row.get("prompt"), str):
-            return row["prompt"]
-        if isinstance(row.get("messages"), list):
-            return row["messages"]
-    raise DataError(f"{where}: expected an object with either 'prompt' (a string) or 'messages' (a list)")
-
-
-def render_decision(decision: Decision, *, explain: bool) -> str:
-    """Return a decision for people."""
-    lines = [decision.summary]
-    lines.append(f"  tier {decision.tier}, {decision.elapsed_ms:.2f} ms, reason {decision.reason}")
-    if explain:
-        width = max([len(one.model) for one in decision.estimates] or [5])
-        lines.append(f"  {'model':<{width}}  quality  95 % interval  support  cost USD")
-        for one in decision.estimates:
-            cost = "-" if one.cost_usd is None else f"{one.cost_usd:.6f}"
-            interval = f"{one.low:.3f} to {one.high:.3f}"
-            lines.append(f"  {one.model:<{width}}  {one.quality:.3f}    {interval}  {one.support:7.1f}  {cost}")
-        lines.extend(f"  excluded {one.model}: {one.code}, {one.detail}" for one in decision.excluded)
-        for near in decision.neighbors:
-            text = "" if near.prompt is None else f'  "{" ".join(near.prompt.split())[:60]}"'
-            won = ", ".join(near.winners) or "nobody"
-            lines.append(f"  near {near.similarity:.3f}  {near.intent or '-'}  won: {won}{text}")
-    return "\n".join(lines)
 
 
 def render_standings(standings: Sequence[IntentStanding], best_fixed: str) -> str:

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
+from router.about import describe
 from router.artifact import RouterArtifact, load_artifact
 from router.cache import DecisionCache, Key, cache_key
 from router.catalogue import Catalogue
@@ -43,6 +45,17 @@ LATE_SHARE = 0.1
 WARM_UP_PROMPTS = ("warm up", "What is the capital of France?", "def add(a, b):\n    return a + b\n" * 50)
 WARM_UP_TOKENS = (4, 12, 24, 48, 96, 192, 384)
 WARM_UP_RUNS = 3
+
+
+class Options(TypedDict, total=False):
+    """The options of a Router, for those who pass them on."""
+
+    cache_entries: int
+    max_waiting: int
+    encoder_threads: int
+    encoder_nice: int
+    max_sessions: int
+    session_ttl_ms: float
 
 
 class Router:
@@ -90,33 +103,14 @@ class Router:
         self._warm_up()
 
     @classmethod
-    def load(
-        cls,
-        directory: str | Path,
-        *,
-        cache_entries: int = DEFAULT_CACHE_ENTRIES,
-        max_waiting: int = DEFAULT_MAX_WAITING,
-        encoder_threads: int = DEFAULT_ENCODER_THREADS,
-        encoder_nice: int = 0,
-        max_sessions: int = DEFAULT_MAX_SESSIONS,
-        session_ttl_ms: float = DEFAULT_SESSION_TTL_MS,
-    ) -> "Router":
-        """Verify and load an artifact directory.
+    def load(cls, directory: str | Path, **options: Unpack["Options"]) -> "Router":
+        """Verify and load an artifact directory. options: as of the class.
 
         Raises:
             ArtifactError: a file is missing, altered or foreign; it is named.
             EncoderError: the encoder inside does not work.
         """
-        artifact = load_artifact(directory)
-        return cls(
-            artifact,
-            cache_entries=cache_entries,
-            max_waiting=max_waiting,
-            encoder_threads=encoder_threads,
-            encoder_nice=encoder_nice,
-            max_sessions=max_sessions,
-            session_ttl_ms=session_ttl_ms,
-        )
+        return cls(load_artifact(directory), **options)
 
     def route(
         self,
@@ -378,32 +372,7 @@ class Router:
 
     def describe(self) -> JsonObject:
         """Return what the artifact is and what it promises, JSON-able and without prompts."""
-        artifact = self.artifact
-        return {
-            "artifact_id": artifact.id,
-            "models": list(artifact.models),
-            "best_fixed": artifact.best_fixed,
-            "strategies": dict(artifact.strategies),
-            "default_strategy": artifact.default_strategy,
-            "verdict": {"label": artifact.verdict.label, "text": artifact.verdict.text},
-            "kind": artifact.best.evidence.kind,
-            "n_rows": len(artifact.best.vectors),
-            "intents": list(artifact.intents),
-            "intents_from": artifact.intents_from,
-            "tiers": [
-                {
-                    "tier": tier.name,
-                    "encoder": tier.encoder.settings.name,
-                    "dim": tier.encoder.settings.dim,
-                    "id": tier.encoder.id,
-                    "gain": tier.report.get("gain"),
-                    "verdict": {"label": tier.verdict.label, "text": tier.verdict.text},
-                }
-                for tier in artifact.tiers
-            ],
-            "prompts_stored": artifact.prompts is not None,
-            "report": artifact.report,
-        }
+        return describe(self.artifact)
 
     def _question(
         self,

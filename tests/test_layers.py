@@ -36,6 +36,7 @@ LAYERS = {
     "router.space": 1,
     "router.tier": 1,
     "router.session": 1,
+    "router.about": 2,
     "router.intents": 2,
     "router.rung": 2,
     "router.worker": 2,
@@ -44,7 +45,9 @@ LAYERS = {
     "router.service": 4,
     "router.client": 4,
     "router.arguments": 0,
+    "router.prompt_lines": 1,
     "router.cli_encoder": 4,
+    "router.cli_route": 4,
     "router.cli_serve": 5,
     "router.cli": 6,
 }
@@ -77,7 +80,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_route", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 

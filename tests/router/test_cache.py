@@ -16,11 +16,11 @@ def decision(number: int) -> Decision:
 
 
 def test_the_key_is_all_that_a_decision_depends_on() -> None:
-    key = cache_key("a prompt", Policy(), False)
-    assert key == cache_key("a prompt", Policy(), False)
-    others = [cache_key("a prompt ", Policy(), False), cache_key("a prompt", Policy(), True)]
+    key = cache_key("a prompt", (Policy(), False))
+    assert key == cache_key("a prompt", (Policy(), False))
+    others = [cache_key("a prompt ", (Policy(), False)), cache_key("a prompt", (Policy(), True))]
     others += [
-        cache_key("a prompt", policy, False)
+        cache_key("a prompt", (policy, False))
         for policy in (
             Policy(candidates=("a",)),
             Policy(exclude=("a",)),
@@ -36,14 +36,14 @@ def test_the_key_is_all_that_a_decision_depends_on() -> None:
 
 
 def test_a_text_with_half_a_surrogate_has_a_key() -> None:
-    assert cache_key("\ud800", Policy(), True) != cache_key("?", Policy(), True)
+    assert cache_key("\ud800", (Policy(), True)) != cache_key("?", (Policy(), True))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=60), st.integers(1, 4))
 def test_it_keeps_those_asked_for_last(steps: list[tuple[bool, int]], n_entries: int) -> None:
     cache, model = DecisionCache(n_entries), {}
     for put, number in steps:
-        key = cache_key(str(number), Policy(), False)
+        key = cache_key(str(number), (Policy(), False))
         if put:
             cache.put(key, decision(number))
             model.pop(number, None)
@@ -58,13 +58,13 @@ def test_it_keeps_those_asked_for_last(steps: list[tuple[bool, int]], n_entries:
 
 
 def test_none_are_kept_where_none_may_be() -> None:
-    cache, key = DecisionCache(0), cache_key("a", Policy(), False)
+    cache, key = DecisionCache(0), cache_key("a", (Policy(), False))
     cache.put(key, decision(1))
     assert cache.get(key) is None and len(cache) == 0
 
 
 def test_it_forgets_everything() -> None:
-    cache, key = DecisionCache(3), cache_key("a", Policy(), False)
+    cache, key = DecisionCache(3), cache_key("a", (Policy(), False))
     cache.put(key, decision(1))
     cache.clear()
     assert cache.get(key) is None
@@ -88,4 +88,4 @@ def test_threads_do_not_break_it() -> None:
 
 
 def replace_key(number: int) -> bytes:
-    return cache_key(str(number), replace(Policy(), max_cost_usd=float(number)), False)
+    return cache_key(str(number), (replace(Policy(), max_cost_usd=float(number)), False))

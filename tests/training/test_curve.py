@@ -8,7 +8,7 @@ import pytest
 from router.artifact import RouterArtifact
 from router.estimate import EstimatorSettings
 from router.router import Router
-from router.types import STRATEGIES, Policy, Verdict
+from router.types import TRADE_OFFS, Policy, Verdict
 from training import evaluate, load, train
 from training.cross_fit import CrossFit, Prediction
 from training.curve import BALANCED_LOSS, CHEAP_SHARE, trace, willingness_grid
@@ -54,7 +54,7 @@ def test_named_points_keep_their_promise(seed: int) -> None:
     fit, costs = random_fit(seed)
     curve = trace(fit, costs, costs)
     amounts = curve.named_amounts_usd()
-    assert tuple(amounts) == STRATEGIES and amounts["quality"] is None
+    assert tuple(amounts) == TRADE_OFFS and amounts["quality"] is None
     points = {name: curve.amounts_usd.index(usd) for name, usd in amounts.items()}
     value = np.array([np.average(one, weights=fit.worth.weight) for one in curve.values])
     cost = curve.costs_usd.mean(axis=1)
@@ -75,7 +75,7 @@ def test_grid_starts_free_and_ends_where_cost_rules() -> None:
     assert willingness_grid(np.ones((3, 2))) == [None]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", TRADE_OFFS)
 def test_serving_spends_what_the_strategy_says(artifact: RouterArtifact, strategy: str) -> None:
     verdict, settings = Verdict("ROUTE", "", artifact.best_fixed), EstimatorSettings(n_neighbors=20)
     routed = replace(artifact, tiers=(replace(artifact.best, verdict=verdict, settings=settings),))
@@ -97,8 +97,8 @@ def test_trained_artifact_holds_the_curve(tmp_path, small_grid) -> None:
     (tmp_path / "log.jsonl").write_text("\n".join(rows))
     log = load(tmp_path / "log.jsonl")
     artifact, report = train(log)
-    assert artifact.default_strategy == "balanced" and set(artifact.strategies) == set(STRATEGIES)
-    assert set(report.details["strategies"]) == set(STRATEGIES) and len(report.details["curve"]) > 10
+    assert artifact.default_strategy == "balanced" and set(artifact.strategies) == set(TRADE_OFFS)
+    assert set(report.details["strategies"]) == set(TRADE_OFFS) and len(report.details["curve"]) > 10
     costs = [point["cost_usd"] for point in report.details["curve"]]
     assert costs[0] == max(costs) and costs[-1] == pytest.approx(0.001, rel=0.5)
     assert artifact.write(tmp_path / "art").strategies == artifact.strategies

@@ -14,7 +14,7 @@ from router.features import surface_features_of
 from router.index import round_points, unit_points
 from router.router import Router
 from router.space import Space
-from router.types import STRATEGIES, Endpoint, ModelProfile, Policy
+from router.types import TRADE_OFFS, Endpoint, ModelProfile, Policy
 from training import cross_fit, held_out  # pytest would take held_out.Plan for a class of tests
 from training.build import train
 from training.comparisons import Comparison, PreferenceLog
@@ -152,7 +152,7 @@ def test_later_outcomes_never_reach_the_strategy_of_earlier_blocks(few_configs: 
     blocks = BLOCKS[run.fit.rows]
     for block in (1, 2):
         poisoned = run_of(flipped(table, block < BLOCKS))
-        for name in STRATEGIES:
+        for name in TRADE_OFFS:
             known, other = run.choices(name), poisoned.choices(name)
             np.testing.assert_array_equal(other[blocks <= block], known[blocks <= block])
 
