@@ -111,8 +111,7 @@ def _turning_points(decided: Decided) -> Iterator[float]:
     policy, column = offers.policy, choice.column
     if column < 0 or not (around.routes or policy.route_anyway) or len(choice.ranking) < 2:
         return
-    known = np.isnan(offers.costs_usd)
-    if known.all():
+    if not offers.catalogue.has_prices:
         return
     columns = np.flatnonzero(field.feasible)
     costs = np.where(np.isnan(field.costs_usd), np.nanmax(offers.costs_usd), field.costs_usd)[columns]
