@@ -21,9 +21,9 @@ _WORDS: Mapping[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".nan", ".NaN", ".NAN", "NaN"), math.nan),
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "Infinity"), math.inf),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF", "-Infinity"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
 }
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # What JSON escapes in two halves, YAML knows as one character.
@@ -75,7 +75,8 @@ def read_marked(path: str | Path) -> Marked:
     try:
         return _Tree(str(path)).build(text)
     except yaml.MarkedYAMLError as exc:
-        line = f":{exc.problem_mark.line + 1}" if exc.problem_mark is not None else ""
+        mark, n_lines = exc.problem_mark, len(text.splitlines())  # what ends too soon is missed on the line behind
+        line = f":{max(1, min(mark.line + 1, n_lines))}" if mark is not None else ""
         raise ConfigError(f"{path}{line}: neither YAML nor JSON: {exc.problem or exc.context}") from exc
     except (yaml.YAMLError, ValueError) as exc:  # ValueError: an escape beyond the last character
         raise ConfigError(f"{path}: neither YAML nor JSON: {' '.join(str(exc).split())}") from exc
