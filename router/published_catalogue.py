@@ -33,7 +33,6 @@ MAKERS = frozenset(
         "meta_llama",
         "llama",
         "amazon_nova",
-        "perplexity",
         "ai21",
     ]
 )
@@ -259,8 +258,8 @@ def _models_dev_offer(key: str, entry: Mapping[str, Any]) -> Offer:
 READERS: Mapping[str, Callable[[Any, str], PublishedCatalogue]] = {"litellm": _litellm, "models-dev": _models_dev}
 
 
-def _trust(one: Offer) -> tuple[bool, bool, int, int, str]:
-    return (one.provider not in MAKERS, one.region is not None, one.key.count("/"), len(one.key), one.key)
+def _trust(one: Offer) -> tuple[bool, bool, bool, int, int, str]:
+    return (one.provider not in MAKERS, one.is_local, one.region is not None, one.key.count("/"), len(one.key), one.key)
 
 
 def _unusable(key: Any, entry: Any) -> str | None:
