@@ -15,6 +15,7 @@ from router.encoder import ONNX_ERRORS, Encoding
 from router.errors import ConfigError, PolicyError, PromptError
 from router.forecast import Forecast
 from router.needs import needs_of
+from router.profiles import merged
 from router.prompt import fold_messages
 from router.rung import PRIOR, Outcome, Question, Rung, new_decision_id, session_state, settled
 from router.session import SessionTable
@@ -359,7 +360,7 @@ class Router:
 
     def use_profiles(self, profiles: Mapping[str, ModelProfile]) -> None:
         """Put other profiles, by model, over those of the artifact; what is decided from now on goes by them."""
-        catalogue = Catalogue(self.artifact.models, {**self.artifact.profiles, **profiles})
+        catalogue = Catalogue(self.artifact.models, merged(self.artifact.profiles, profiles))
         for rung in self._rungs.values():
             rung.catalogue = catalogue
         self._profiles_version += 1  # what was remembered by the old ones is not found again
