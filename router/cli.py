@@ -4,20 +4,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from router import __version__
 from router.arguments import amount, budget_ms, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.cli_serve import add_serve
+from router.cli_whatif import add_whatif
 from router.encoder import TIERS
-from router.errors import ConfigError, DataError, RouterError
+from router.errors import ConfigError, RouterError
 from router.intents import IntentStanding, intent_standings
 from router.profiles import read_profiles
+from router.prompt_lines import read_prompts
 from router.router import Router
 from router.types import STRATEGIES, Decision, JsonObject, ModelProfile, Policy
 
@@ -78,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     intents.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(intents)
     _add_data(commands)
+    add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
     add_encoder(commands, _command, _Bars)
     return top
 
@@ -292,7 +295,7 @@ def _route(args: argparse.Namespace) -> int:
         willingness_to_pay_usd=args.willingness_to_pay_usd,
         route_anyway=args.route_anyway,
     )
-    prompts = [args.prompt] if args.input is None else _read_prompts(args.input)
+    prompts = [args.prompt] if args.input is None else (prompt for _, prompt in read_prompts(args.input))
     for prompt in prompts:
         decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms)
         if args.json or args.input is not None:
@@ -426,31 +429,6 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--alias {pair}: expected OLD=NEW")
         out[old] = new
     return out
-
-
-def _read_prompts(path: str) -> Iterator[Any]:
-    """Yield the prompt or messages of every line of a JSONL file ('-': stdin)."""
-    try:
-        file: TextIO = sys.stdin if path == "-" else open(path, encoding="utf-8-sig")  # noqa: SIM115
-        with file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _prompt_of(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _prompt_of(line: str, where: str) -> Any:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        raise DataError(f"{where}: not JSON ({exc}); expected an object with 'prompt' or 'messages'") from exc
-    if isinstance(row, dict) and ("prompt" in row) != ("messages" in row):
-        if isinstance(row.get("prompt"), str):
-            return row["prompt"]
-        if isinstance(row.get("messages"), list):
-            return row["messages"]
-    raise DataError(f"{where}: expected an object with either 'prompt' (a string) or 'messages' (a list)")
 
 
 def render_decision(decision: Decision, *, explain: bool) -> str:

@@ -21,6 +21,7 @@ LAYERS = {
     "router.deadline": 0,
     "router.files": 0,
     "router.forecast": 0,
+    "router.prompt_lines": 1,
     "router.artifact": 1,
     "router.cache": 1,
     "router.catalogue": 1,
@@ -46,6 +47,7 @@ LAYERS = {
     "router.arguments": 0,
     "router.cli_encoder": 4,
     "router.cli_serve": 5,
+    "router.cli_whatif": 5,
     "router.cli": 6,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
@@ -77,7 +79,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve", "router.cli_whatif")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
