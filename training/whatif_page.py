@@ -21,6 +21,7 @@ from training.page import (
     percent_text,
     points_text,
     quality_text,
+    signed_text,
     table_html,
 )
 from training.replay import SEED, Replay
@@ -280,7 +281,7 @@ def _difference(found: WhatIf, one: Difference, nth: int, plots: Mapping[str, by
             ("to", lambda move: _named(move.after)),
             ("prompts", lambda move: f"{move.n:,}"),
             ("% of prompts", lambda move: f"{100 * move.share:.1f}"),
-            ("quality, points", lambda move: _number(_hundred(move.quality), "+.1f")),
+            ("quality, points", lambda move: UNKNOWN if move.quality is None else signed_text(100 * move.quality, 1)),
             ("USD per 1,000", lambda move: _number(move.usd_per_1000, "+.3g")),
         ]
         parts += ["<h3>Moves</h3>\n", table_html(columns, one.moves, n_text=2)]
@@ -355,10 +356,6 @@ def _number(value: float | None, form: str) -> str:
     return UNKNOWN if value is None else format(value, form)
 
 
-def _hundred(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
 def _of(count: int, n: int) -> str:
     return f"{count:,} ({100 * count / n:.1f} %)"
 
@@ -398,7 +395,7 @@ def _arrow(move: Move) -> str:
 def _move_text(move: Move) -> str:
     text = f"{_arrow(move)}: {_prompts(move.n)}, {100 * move.share:.1f} %"
     if move.quality is not None:
-        text += f", {_number(_hundred(move.quality), '+.1f')} points"
+        text += f", {signed_text(100 * move.quality, 1)} points"
     return text if move.usd_per_1000 is None else f"{text}, {move.usd_per_1000:+.3g} USD per 1,000"
 
 

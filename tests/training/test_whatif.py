@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -474,6 +475,11 @@ def test_a_wrong_policy_is_one_line(tmp_path: Path, text: str, says: str | None)
     assert says in str(refused.value)
 
 
+def test_the_docs_name_every_field() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "whatif.md").read_text().split("The fields are")[1].split("refused")[0]
+    assert set(re.findall(r"`(\w+)`", text)) == set(FIELDS)
+
+
 @pytest.mark.parametrize("text", ["no policy:", "cheap:"])
 def test_names_of_policies_differ(text: str) -> None:
     with pytest.raises(ConfigError, match="two policies are named"):
@@ -622,15 +628,12 @@ def test_a_log_of_no_use_is_one_line(
     assert last.startswith("whichmodel: ") and name in last
 
 
-@pytest.mark.parametrize(
-    "prompt", ["\ud800 lone", "\x00\x01", "𝔘" * 3, "a" * 200_000, "<script>alert(1)</script>", "$x^2$ \u202e"]
-)
-def test_hostile_prompts_are_replayed(
-    directory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str
-) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": prompt}) + "\n")
+def test_hostile_prompts_are_replayed(directory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = ["\ud800 lone", "\x00\x01", "𝔘" * 3, "a" * 200_000, "<script>alert(1)</script>", "$x^2$ \u202e"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"prompt": one}) for one in hostile))
     assert main(["whatif", directory, str(tmp_path / "rows.jsonl"), *TWO, "--out", str(tmp_path / "page")]) == 0
-    assert "prompts answered        1" in capsys.readouterr().out
+    assert "prompts answered        6" in capsys.readouterr().out
+    assert "<script" not in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_foreign_names_are_escaped_on_the_page(artifact: RouterArtifact, tmp_path: Path) -> None:
