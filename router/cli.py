@@ -16,6 +16,7 @@ from router.cli_encoder import add_encoder
 from router.cli_profiles import add_profiles
 from router.cli_route import add_route
 from router.cli_serve import add_serve
+from router.cli_whatif import add_whatif
 from router.encoder import TIERS
 from router.errors import ConfigError, RouterError
 from router.intents import IntentStanding, intent_standings
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _add_json(intents)
     _add_data(commands)
     add_profiles(commands, _command)
+    add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
     add_encoder(commands, _command, _Bars)
     return top
 

@@ -107,7 +107,7 @@ def _route(args: argparse.Namespace) -> int:
         fallback=args.fallback,
     )
     hints = Hints(args.context_tokens, args.has_images, args.has_tools)
-    prompts = [args.prompt] if args.input is None else read_prompts(args.input)
+    prompts = [args.prompt] if args.input is None else (prompt for _, prompt in read_prompts(args.input))
     for prompt in prompts:
         needs = needs_of(prompt, hints=hints)
         decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms, needs=needs)

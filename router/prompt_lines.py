@@ -1,4 +1,4 @@
-"""Files of prompts: one JSON object a line, with a prompt or with messages."""
+"""Prompts from a file or stdin: lines of JSON, each an object with 'prompt' or 'messages'."""
 
 import json
 import sys
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from router.errors import DataError
+from router.types import Messages
 
 
-def read_prompts(path: str) -> Iterator[Any]:
-    """Yield the prompt or messages of every line of a JSONL file ('-': stdin).
+def read_prompts(path: str) -> Iterator[tuple[str, str | Messages]]:
+    """Yield FILE:LINE and the prompt or messages of every line of a JSONL file ('-': stdin); blank lines are skipped.
 
     Raises:
         DataError: the file cannot be read, or a line is no such object; it is named.
@@ -19,7 +20,8 @@ def read_prompts(path: str) -> Iterator[Any]:
         with file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _prompt_of(line, f"{path}:{number}")
+                    where = f"{path}:{number}"
+                    yield where, _prompt_of(line, where)
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
 

@@ -54,6 +54,7 @@ LAYERS = {
     "router.cli_route": 4,
     "router.cli_profiles": 4,
     "router.cli_serve": 5,
+    "router.cli_whatif": 5,
     "router.cli": 6,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
@@ -87,7 +88,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_route", "router.cli_serve")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_route", "router.cli_serve", "router.cli_whatif")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 

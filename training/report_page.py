@@ -3,18 +3,17 @@
 Numbers come from findings.py, plots from plots.py. Prompts stand on the page only where they are asked for.
 """
 
-import base64
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import TypeVar
 
 from router import __version__
 from router.artifact import RouterArtifact
 from router.errors import ConfigError
 from router.types import JsonObject
+from training.canvas import require_matplotlib
 from training.evaluate import Judged
 from training.findings import (
     MIN_INTERVAL_ROWS,
@@ -32,7 +31,20 @@ from training.findings import (
 )
 from training.learning_curve import CurvePoint, LearningCurve
 from training.metrics import N_DRAWS, Measured
-from training.plots import draw_plots, require_matplotlib
+from training.page import (
+    NOTHING,
+    STYLE,
+    four_digits,
+    image_html,
+    note_html,
+    percent_text,
+    points_text,
+    quality_text,
+    signed_text,
+    table_html,
+    usd_per_1000_text,
+)
+from training.plots import draw_plots
 from training.report import Report
 from training.verdict import rounded
 
@@ -46,25 +58,6 @@ PLOTS = (
     "learning-curve.png",
 )
 MAX_PROMPT_CHARS = 200
-NOTHING = "–"
-Row = TypeVar("Row")
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: .3rem }
-h2 { font-size: 1.2rem; margin-top: 2.4rem; border-top: 1px solid #d5dae1; padding-top: 1rem }
-.verdict { font-size: 1.15rem; padding: .8rem 1rem; border-left: 6px solid #6b7280; background: #f3f5f8 }
-.verdict.route { border-color: #2e7d32 } .verdict.do-not-route { border-color: #b3261e }
-.verdict.not-enough-data { border-color: #d9700a }
-.note { color: #4b5563; font-size: .92rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .8rem .3rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #e7eaee }
-th { font-weight: 600 } td { white-space: nowrap }
-th.text, td.text { text-align: left } td.prompt { white-space: normal; min-width: 20rem; overflow-wrap: anywhere }
-tr.own td { font-weight: 600 } small { color: #4b5563; font-weight: 400; display: block }
-code { overflow-wrap: anywhere }
-img { max-width: 100%; height: auto; display: block; margin: .6rem 0 }
-"""
 
 
 def check_directory(directory: str | Path) -> None:
@@ -143,7 +136,7 @@ def render_page(
     elif n_leaked:
         leaked = (
             f"<p><strong>{n_leaked} of {report.n_prompts} prompts were trained on, or nearly so</strong>: without"
-            f" them the gain is {_points(found.parts[-1].gain)} points; see Leaks.</p>"
+            f" them the gain is {points_text(found.parts[-1].gain)} points; see Leaks.</p>"
         )
     return f"""<!doctype html>
 <html lang="en">
@@ -168,13 +161,13 @@ def _outcome(report: Report, found: Findings) -> str:
     columns: list[tuple[str, Callable[[Line], str]]] = [
         ("", lambda one: one.name),
         ("model", lambda one: one.model or NOTHING),
-        ("quality", lambda one: _quality(one.quality)),
-        ("gain in points", lambda one: _points(one.gain)),
+        ("quality", lambda one: quality_text(one.quality)),
+        ("gain in points", lambda one: points_text(one.gain)),
     ]
     if any(one.cost_usd is not None for one in found.lines):
-        columns.append(("USD per 1,000 answers", lambda one: _usd(one.cost_usd)))
+        columns.append(("USD per 1,000 answers", lambda one: usd_per_1000_text(one.cost_usd)))
     if any(one.regret is not None for one in found.lines):
-        columns.append(("regret in points", lambda one: _points(one.regret, signed=False)))
+        columns.append(("regret in points", lambda one: points_text(one.regret, signed=False)))
     unit = "the score" if report.kind == "scores" else "the win rate against the logged opponents (doubly robust)"
     note = (
         f"{report.n_prompts} prompts, {len(report.models)} models. Quality is {unit}; a point is 0.01 of it. In"
@@ -187,13 +180,13 @@ def _outcome(report: Report, found: Findings) -> str:
         note += " The estimate corrects a model of the outcome by the logged outcomes and may pass 0 or 1 on few rows."
     if report.effective_comparisons is not None:
         note += f" {report.effective_comparisons:.0f} effective comparisons carry the router's value."
-    return _note(note) + _table(columns, found.lines, n_text=2, own=lambda one: one.name == "router")
+    return note_html(note) + table_html(columns, found.lines, n_text=2, own=lambda one: one.name == "router")
 
 
 def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
     if plane is None:
         return ""
-    low, high = (_four_digits(1000 * one) for one in plane.range_usd)
+    low, high = (four_digits(1000 * one) for one in plane.range_usd)
     rows = [
         ("router", plane.aiq),
         ("zero router: best mixture of fixed models", plane.zero_router_aiq),
@@ -207,14 +200,14 @@ def _cost_quality(plane: CostQuality | None, plots: Mapping[str, bytes]) -> str:
     )
     columns: list[tuple[str, Callable[[Setting], str]]] = [
         ("willingness to pay, USD per unit of quality", lambda one: _willingness(one.willingness_to_pay_usd)),
-        ("USD per 1,000 answers", lambda one: _four_digits(1000 * one.cost_usd)),
+        ("USD per 1,000 answers", lambda one: four_digits(1000 * one.cost_usd)),
         ("quality", lambda one: f"{one.quality:.4f}"),
     ]
-    settings = _table(columns, plane.settings, n_text=0)
-    table = _table([("AIQ", lambda one: one[0]), ("", lambda one: _quality(one[1]))], rows, n_text=1)
+    settings = table_html(columns, plane.settings, n_text=0)
+    table = table_html([("AIQ", lambda one: one[0]), ("", lambda one: quality_text(one[1]))], rows, n_text=1)
     return (
-        _image(plots, "cost-quality.png", "quality against cost of router and fixed models")
-        + _note(note)
+        image_html(plots, "cost-quality.png", "quality against cost of router and fixed models")
+        + note_html(note)
         + table
         + f"<details><summary>All settings of the curve</summary>{settings}</details>"
     )
@@ -228,17 +221,17 @@ def _two_models(pair: TwoModels | None, plots: Mapping[str, bytes]) -> str:
     if pair is None:
         return ""
     rows = [
-        ("APGR (a coin: 0.5)", _quality(pair.apgr)),
-        (f"CPT(50 %): % of calls to {pair.strong}", _percent(pair.cpt50)),
-        (f"CPT(80 %): % of calls to {pair.strong}", _percent(pair.cpt80)),
+        ("APGR (a coin: 0.5)", quality_text(pair.apgr)),
+        (f"CPT(50 %): % of calls to {pair.strong}", percent_text(pair.cpt50)),
+        (f"CPT(80 %): % of calls to {pair.strong}", percent_text(pair.cpt80)),
     ]
     note = (
         "As RouteLLM counts: the prompts with the largest estimated lead of the stronger model go to it first, at the"
         " deciles of that lead. APGR is the average part of the gap between the two models that is recovered, CPT the"
         " share of calls to the stronger one that recovers so much."
     )
-    table = _table([("", lambda one: one[0]), ("", lambda one: one[1])], rows, n_text=1)
-    return _image(plots, "two-models.png", "quality against share of strong calls") + _note(note) + table
+    table = table_html([("", lambda one: one[0]), ("", lambda one: one[1])], rows, n_text=1)
+    return image_html(plots, "two-models.png", "quality against share of strong calls") + note_html(note) + table
 
 
 def _intents(found: Findings, plots: Mapping[str, bytes]) -> str:
@@ -249,9 +242,9 @@ def _intents(found: Findings, plots: Mapping[str, bytes]) -> str:
         ("most chosen", lambda one: one.most_chosen),
         ("prompts", lambda one: str(one.n)),
         ("support", lambda one: f"{one.support:.0f}"),
-        ("router", lambda one: _quality(one.router)),
-        ("best fixed", lambda one: _quality(one.fixed)),
-        ("gain in points", lambda one: _points(one.gain)),
+        ("router", lambda one: quality_text(one.router)),
+        ("best fixed", lambda one: quality_text(one.fixed)),
+        ("gain in points", lambda one: points_text(one.gain)),
     ]
     source = "as labelled in this log" if found.intents_from == "log" else "as read from the neighbours; no label here"
     note = (
@@ -259,8 +252,8 @@ def _intents(found: Findings, plots: Mapping[str, bytes]) -> str:
         f" model. No interval below {MIN_INTERVAL_ROWS} prompts; the intervals are not corrected for looking at many"
         " intents."
     )
-    image = _image(plots, "intents.png", "quality per intent of router and best fixed model")
-    return image + _note(note) + _table(columns, found.intents, n_text=2)
+    image = image_html(plots, "intents.png", "quality per intent of router and best fixed model")
+    return image + note_html(note) + table_html(columns, found.intents, n_text=2)
 
 
 def _reliability(report: Report, found: Findings, plots: Mapping[str, bytes]) -> str:
@@ -276,30 +269,30 @@ def _reliability(report: Report, found: Findings, plots: Mapping[str, bytes]) ->
         " is the root mean square distance from the diagonal, debiased (Kumar, Liang & Ma 2019), so that noise alone"
         " gives 0; ECE is the usual mean distance, which noise alone makes larger."
     )
-    table = _table(
+    table = table_html(
         [
             ("", lambda item: item[0]),
             ("predictions", lambda item: str(item[1].n)),
             ("bins", lambda item: str(len(item[1].bins))),
-            ("calibration error, debiased", lambda item: _quality(item[1].error)),
+            ("calibration error, debiased", lambda item: quality_text(item[1].error)),
             ("ECE", lambda item: f"{item[1].ece:.4f}"),
         ],
         list(found.reliability.items()),
         n_text=1,
     )
-    return _image(plots, "reliability.png", "outcome against prediction") + _note(note) + table
+    return image_html(plots, "reliability.png", "outcome against prediction") + note_html(note) + table
 
 
 def _shares(best_fixed: str, shares: Sequence[Share], plots: Mapping[str, bytes]) -> str:
     columns: list[tuple[str, Callable[[Share], str]]] = [
         ("model", lambda one: one.model),
         ("prompts", lambda one: str(one.n)),
-        ("% of prompts", lambda one: _percent(one.share)),
+        ("% of prompts", lambda one: percent_text(one.share)),
     ]
-    table = _table(columns, shares, n_text=1, own=lambda one: one.model == best_fixed)
+    table = table_html(columns, shares, n_text=1, own=lambda one: one.model == best_fixed)
     return (
-        _image(plots, "shares.png", "share of prompts per model")
-        + _note(f"How often the router chose each model; the best fixed model, {best_fixed}, stands out.")
+        image_html(plots, "shares.png", "share of prompts per model")
+        + note_html(f"How often the router chose each model; the best fixed model, {best_fixed}, stands out.")
         + table
     )
 
@@ -315,7 +308,7 @@ def _deviations(judged: Judged, report: Report, found: Findings, n_chars: int) -
         ("won", lambda one: str(one.wins)),
         ("tied", lambda one: str(one.ties)),
         ("lost", lambda one: str(one.losses)),
-        ("mean gain in points", lambda one: NOTHING if one.gain is None else _points(one.gain)),
+        ("mean gain in points", lambda one: NOTHING if one.gain is None else points_text(one.gain)),
     ]
     how = "prompts with both scores" if report.kind == "scores" else "prompts where just these two fought"
     note = (
@@ -323,12 +316,12 @@ def _deviations(judged: Judged, report: Report, found: Findings, n_chars: int) -
         f" lost count {how}; the mean gain is over all {every.n}. A predicted lead is one of quality: where it is"
         " negative, the choice was for lower cost."
     )
-    parts = [_note(note), _table(columns, found.deviations, n_text=1, own=lambda one: one.model is None)]
+    parts = [note_html(note), table_html(columns, found.deviations, n_text=1, own=lambda one: one.model is None)]
     for title, examples in (("Largest gains", found.best), ("Largest losses", found.worst)):
         if examples:
             parts.append(f"<h3>{title}</h3>{_examples(judged, examples, n_chars)}")
     if not n_chars and (found.best or found.worst):
-        parts.append(_note("Prompts are left out: the artifact stores none. --show-prompts puts them here."))
+        parts.append(note_html("Prompts are left out: the artifact stores none. --show-prompts puts them here."))
     return "".join(parts)
 
 
@@ -336,13 +329,13 @@ def _examples(judged: Judged, examples: Sequence[Example], n_chars: int) -> str:
     columns: list[tuple[str, Callable[[Example], str]]] = [
         ("row", lambda one: str(one.row)),
         ("chosen", lambda one: one.chosen),
-        ("gain", lambda one: _signed(one.gain, 2)),
-        ("predicted lead", lambda one: _signed(one.predicted_lead, 2)),
+        ("gain", lambda one: signed_text(one.gain, 2)),
+        ("predicted lead", lambda one: signed_text(one.predicted_lead, 2)),
         ("hash", lambda one: one.prompt_hash),
     ]
     if n_chars:
         columns[-1] = ("prompt", lambda one: _excerpt(judged.table.originals[one.row], n_chars))
-    return _table(columns, examples, n_text=2, prompt_column=len(columns) - 1)
+    return table_html(columns, examples, n_text=2, prompt_column=len(columns) - 1)
 
 
 def _excerpt(text: str, n_chars: int) -> str:
@@ -356,18 +349,18 @@ def _leaks(found: Findings) -> str:
         " near-duplicates: they have a training row above 0.95 cosine in the artifact's space. On such prompts a router"
         " that looks things up is not put to the test."
     )
-    table = _table(
+    table = table_html(
         [
             ("", lambda one: one.name),
             ("prompts", lambda one: str(one.n)),
-            ("router", lambda one: _quality(one.router)),
-            ("best fixed", lambda one: _quality(one.fixed)),
-            ("gain in points", lambda one: _points(one.gain)),
+            ("router", lambda one: quality_text(one.router)),
+            ("best fixed", lambda one: quality_text(one.fixed)),
+            ("gain in points", lambda one: points_text(one.gain)),
         ],
         found.parts,
         n_text=1,
     )
-    return _note(note) + table
+    return note_html(note) + table
 
 
 def _learning_curve(curve: LearningCurve | None, plots: Mapping[str, bytes]) -> str:
@@ -380,17 +373,17 @@ def _learning_curve(curve: LearningCurve | None, plots: Mapping[str, bytes]) -> 
     if curve.projection is not None:
         note += (
             f" The band is the interval to be expected in a larger log if the true gain is"
-            f" {_signed(100 * curve.projection.target, 1)} points, the larger of the observed gain and the margin; its"
-            " width shrinks with the root of the rows. That more rows may also make the router better is left out."
+            f" {signed_text(100 * curve.projection.target, 1)} points, the larger of the observed gain and the margin;"
+            " its width shrinks with the root of the rows. That more rows may also make the router better is left out."
         )
     columns: list[tuple[str, Callable[[CurvePoint], str]]] = [
         ("training rows", lambda one: f"{one.n_rows:,}"),
-        ("gain in points", lambda one: _points(Measured(one.gain.mean, one.gain.low, one.gain.high))),
+        ("gain in points", lambda one: points_text(Measured(one.gain.mean, one.gain.low, one.gain.high))),
     ]
-    table = _table(columns, curve.points, n_text=0)
+    table = table_html(columns, curve.points, n_text=0)
     answer = f"<p><strong>{escape(_would_help(curve))}</strong></p>\n"
-    image = _image(plots, "learning-curve.png", "gain against the number of training rows")
-    return answer + image + _note(note) + table
+    image = image_html(plots, "learning-curve.png", "gain against the number of training rows")
+    return answer + image + note_html(note) + table
 
 
 def _would_help(curve: LearningCurve) -> str:
@@ -401,7 +394,7 @@ def _would_help(curve: LearningCurve) -> str:
         if ahead is None or ahead.leaves_zero_at is None:
             return f"{text}."
         return (
-            f"{text}: if the true gain is {_signed(100 * ahead.target, 1)} points, about"
+            f"{text}: if the true gain is {signed_text(100 * ahead.target, 1)} points, about"
             f" {rounded(ahead.leaves_zero_at):,} rows show it in every second case."
         )
     change = curve.last_doubling()
@@ -409,7 +402,7 @@ def _would_help(curve: LearningCurve) -> str:
         return f"The verdict asks for no more rows than the {curve.n_rows:,} that there were."
     return (
         f"The last doubling of the training rows, to {curve.points[-1].n_rows:,}, changed the gain by"
-        f" {_signed(100 * change, 1)} points."
+        f" {signed_text(100 * change, 1)} points."
     )
 
 
@@ -424,92 +417,11 @@ def _made(artifact: RouterArtifact, report: Report) -> str:
         ("models of the log left out", ", ".join(report.details.get("unknown_models", [])) or "none"),
         ("intervals", f"{N_DRAWS} resamples of prompts for AIQ, APGR, CPT and calibration (seed {SEED}); else normal"),
     ]
-    table = _table([("", lambda one: one[0]), ("", lambda one: one[1])], facts, n_text=1, prompt_column=1)
-    return table + _note("What each number means: docs/report.md. The same numbers for programs: report.json.")
+    table = table_html([("", lambda one: one[0]), ("", lambda one: one[1])], facts, n_text=1, prompt_column=1)
+    return table + note_html("What each number means: docs/report.md. The same numbers for programs: report.json.")
 
 
 def _strategy(artifact: RouterArtifact) -> str:
     usd = artifact.strategies[artifact.default_strategy]
     amount = "cost does not matter" if usd is None else f"{usd:.3g} USD for one unit of quality"
     return f"{artifact.default_strategy}: {amount}"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>\n'
-
-
-def _image(plots: Mapping[str, bytes], name: str, alt: str) -> str:
-    data = base64.b64encode(plots[name]).decode("ascii")
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">\n'
-
-
-def _table(
-    columns: Sequence[tuple[str, Callable[[Row], str]]],
-    rows: Iterable[Row],
-    *,
-    n_text: int,
-    own: Callable[[Row], bool] | None = None,
-    prompt_column: int = -1,
-) -> str:
-    """Return a table; the first ``n_text`` columns are text, rows for which ``own`` holds stand out."""
-
-    def kind(index: int) -> str:
-        if index == prompt_column:
-            return ' class="text prompt"'
-        return ' class="text"' if index < n_text else ""
-
-    head = "".join(f"<th{kind(index)}>{escape(title)}</th>" for index, (title, _) in enumerate(columns))
-    lines = []
-    for row in rows:
-        cells = "".join(
-            f"<td{kind(index)}>{_cell(show(row), index < n_text or index == prompt_column)}</td>"
-            for index, (_, show) in enumerate(columns)
-        )
-        stands_out = ' class="own"' if own is not None and own(row) else ""
-        lines.append(f"<tr{stands_out}>{cells}</tr>\n")
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{"".join(lines)}</table></div>\n'
-
-
-def _cell(text: str, is_text: bool) -> str:
-    """Escape; foreign text is kept from changing the direction of its surroundings, intervals are set smaller."""
-    if is_text:
-        return f"<bdi>{escape(text)}</bdi>"
-    value, bracket, interval = text.partition(" (")
-    return f"{escape(value)} <small>({escape(interval)}</small>" if bracket else escape(text)
-
-
-def _interval(measured: Measured, form: Callable[[float], str]) -> str:
-    text = form(measured.value)
-    if measured.low is None or measured.high is None:
-        return text
-    return f"{text} ({form(measured.low)} to {form(measured.high)})"
-
-
-def _quality(measured: Measured) -> str:
-    return _interval(measured, lambda value: f"{value:.3f}")
-
-
-def _points(measured: Measured | None, *, signed: bool = True) -> str:
-    if measured is None:
-        return NOTHING
-    if measured.value == measured.low == measured.high == 0:
-        return "0"  # the best fixed model against itself
-    return _interval(measured, lambda value: _signed(100 * value, 1) if signed else f"{100 * value:.1f}")
-
-
-def _signed(value: float, n_digits: int) -> str:
-    """Return the number with its sign, never a negative zero."""
-    return f"{round(value, n_digits) + 0.0:+.{n_digits}f}"
-
-
-def _percent(measured: Measured) -> str:
-    return _interval(measured, lambda value: f"{100 * value:.1f}")
-
-
-def _usd(measured: Measured | None) -> str:
-    return NOTHING if measured is None else _interval(measured, lambda value: _four_digits(1000 * value))
-
-
-def _four_digits(value: float) -> str:
-    """Return four significant digits, trailing zeros kept: ends of an interval are as long as its middle."""
-    return f"{value:#.4g}".rstrip(".")

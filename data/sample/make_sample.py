@@ -23,7 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from router.profiles import CHARS_PER_TOKEN, read_profiles
+from router.needs import CHARS_PER_TOKEN
+from router.profiles import read_profiles
 from router.prompt import fold_messages
 
 HERE = Path(__file__).parent

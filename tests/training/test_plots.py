@@ -11,10 +11,11 @@ import pytest
 
 from router.errors import ConfigError
 from router.types import Gain
+from training.canvas import require_matplotlib
 from training.findings import CostQuality, Findings, IntentLine, Line, Point, Setting, Share, Tally, TwoModels
 from training.learning_curve import CurvePoint, LearningCurve, projection
 from training.metrics import Measured, reliability, share_interval, strong_share_curve
-from training.plots import draw_plots, require_matplotlib
+from training.plots import draw_plots
 
 NAMES = ("a$b$c_{d", "<b>bold</b> & more", "模型-7b", "x" * 80, "new\nline", "_hidden")
 

@@ -52,7 +52,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("training.metrics.N_DRAWS", 40)
     monkeypatch.setattr("training.findings.N_DRAWS", 40)
     if "real_plots" not in request.fixturenames:
-        monkeypatch.setattr("training.plots._png", lambda draw, data: b"\x89PNG of nothing")
+        monkeypatch.setattr("training.plots.png", lambda draw, data: b"\x89PNG of nothing")
 
 
 @pytest.fixture
