@@ -23,6 +23,7 @@ LAYERS = {
     "router.artifact": 1,
     "router.cache": 1,
     "router.encoder": 1,
+    "router.feedback": 1,
     "router.index": 1,
     "router.estimate": 1,
     "router.pins": 1,
@@ -31,15 +32,23 @@ LAYERS = {
     "router.space": 1,
     "router.tier": 1,
     "router.session": 1,
+    "router.signing": 1,
     "router.intents": 2,
     "router.rung": 2,
+    "router.sqlite_file": 2,
+    "router.sqlite_rows": 2,
+    "router.store": 2,
     "router.worker": 2,
+    "router.feedback_desk": 3,
     "router.router": 3,
+    "router.sqlite_store": 3,
+    "router.sqlite_writer": 3,
     "router": 4,
     "router.service": 4,
     "router.client": 4,
     "router.arguments": 0,
     "router.cli_encoder": 4,
+    "router.cli_feedback": 4,
     "router.cli_serve": 5,
     "router.cli": 6,
 }
@@ -57,6 +66,9 @@ SIDEWAYS = {
     ("router.pins", "router.encoder"),
     ("router.pins", "router.index"),
     ("router.policy", "router.estimate"),
+    ("router.sqlite_file", "router.sqlite_rows"),
+    ("router.sqlite_rows", "router.store"),
+    ("router.sqlite_store", "router.sqlite_writer"),
     ("router.tier", "router.encoder"),
     ("router.tier", "router.estimate"),
     ("router.tier", "router.index"),
@@ -64,7 +76,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_serve")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_feedback", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
