@@ -138,8 +138,8 @@ def _delete(args: argparse.Namespace) -> int:
     print(f"deleted {done.n_events} events and {done.n_pending} pending decisions ({shown})")
     if not done.wiped:
         print(
-            "whichmodel: another process reads the store: the deleted text stays in its -wal file until that has "
-            "ended and the store is opened again",
+            "whichmodel: deleted text may be left in the files: another process reads the store, or there is no room "
+            "to write it anew; mend that and delete again",
             file=sys.stderr,
         )
     return 0

@@ -94,7 +94,7 @@ def secret_beside(store: str | Path) -> bytes:
 
 def _make_secret(path: Path) -> None:
     """Write a secret under another name first: two processes that start together end with the same one."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -219,7 +219,7 @@ def read_pending(row: Row, where: str) -> PendingDecision:
             key_id=rest["key_id"],
             artifact_id=rest["artifact_id"],
             tier=rest["tier"],
-            intent=rest["intent"],
+            intent=rest.get("intent"),
             candidates=tuple(rest["candidates"]),
             model=rest["model"],
             propensity=rest["propensity"],

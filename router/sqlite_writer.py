@@ -1,6 +1,7 @@
 """The one thread that writes the SQLite store: one transaction and one sync for many events; one failure ends it."""
 
 import logging
+import shutil
 import sqlite3
 import threading
 from collections import deque
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -36,6 +38,8 @@ MAX_QUEUED_PENDING = 4_096
 # How often what is too old is deleted, and how much of it at a time.
 TIDY_S = 600.0
 TIDY_ROWS = 1_000
+# Times its size that must be free to write a store anew: in the log and, if that is the same disk, in a temporary file.
+REWRITE_ROOM = 2.5
 DAY_S = 86_400.0
 
 
@@ -104,7 +108,7 @@ class SqliteWriter:
         self._n_dropped = 0
         self._closing = False
         self._failure: str | None = None
-        self._unwiped = False
+        self._log_is_stale = False
         self._n_pending = int(connection.execute("SELECT count(*) FROM pending").fetchone()[0])
         page_bytes = int(connection.execute("PRAGMA page_size").fetchone()[0])
         self._max_pages = max(1, limits.max_bytes // page_bytes)
@@ -239,10 +243,11 @@ class SqliteWriter:
             self._pending_due_s = monotonic() + PENDING_S
         if batch.tidy:
             self._tidy_due_s = monotonic() + (PENDING_S if more else TIDY_S)
-        if self._unwiped and (batch.deletions or (batch.tidy and not more)):
-            self._unwiped = not self._empty_log()
+        wiped = self._rewrite() if batch.deletions else False
+        if self._log_is_stale and batch.tidy and not more:
+            self._empty_log()
         for (_, deletion), (n_events, n_pending) in zip(batch.deletions, deleted, strict=True):
-            deletion.set_result(Deletion(n_events, n_pending, wiped=not self._unwiped))
+            deletion.set_result(Deletion(n_events, n_pending, wiped))
 
     def _add(self, row: Row, *, full: bool) -> Receipt | FeedbackError | StoreError:
         """Add one event, unless it is there already; what it gives is told to its sender after the commit."""
@@ -302,19 +307,34 @@ class SqliteWriter:
 
     def _drop_events(self, condition: str, values: tuple[str | int, ...]) -> int:
         n = self._connection.execute(f"DELETE FROM event WHERE {condition}", values).rowcount  # noqa: S608
-        self._unwiped |= n > 0
+        self._log_is_stale |= n > 0
         return n
 
     def _drop_pending(self, condition: str, values: tuple[str | int, ...]) -> int:
         n = self._connection.execute(f"DELETE FROM pending WHERE {condition}", values).rowcount  # noqa: S608
         self._n_pending -= n
-        self._unwiped |= n > 0
+        self._log_is_stale |= n > 0
         return n
+
+    def _rewrite(self) -> bool:
+        """Write the database anew, so that nothing deleted is left in it; False where that could not be done.
+
+        Overwriting (secure_delete) is not enough: when rows move from page to page, SQLite leaves copies behind in
+        unused parts of pages, and these outlive the row.
+        """
+        store = Path(self._where)
+        size_bytes = store.stat().st_size
+        if shutil.disk_usage(store.absolute().parent).free < REWRITE_ROOM * size_bytes:
+            logger.error("%s: deleted text may be left in it: no room to write it anew", self._where)
+            return False
+        self._connection.execute("VACUUM")
+        return self._empty_log()
 
     def _empty_log(self) -> bool:
         """Move the write-ahead log to the database and cut it to nothing; False where a reader is in the way."""
         busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return int(busy) == 0
+        self._log_is_stale = int(busy) != 0
+        return not self._log_is_stale
 
     def _is_full(self) -> bool:
         n_pages, n_free = (self._one(f"PRAGMA {name}", ()) for name in ("page_count", "freelist_count"))

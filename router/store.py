@@ -11,7 +11,10 @@ from router.feedback import FeedbackEvent, PendingDecision
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """An event is on the disk. seq: its number, rising; known: it had been sent before, and was not added again."""
+    """An event is on the disk. seq: its number; numbers rise, with gaps.
+
+    known: it had been sent before, and was not added again.
+    """
 
     seq: int
     known: bool
@@ -44,7 +47,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """How many were deleted. wiped: their bytes are gone from the files, too; False while a reader kept them open."""
+    """How many were deleted. wiped: their bytes are gone from the files, too.
+
+    It is False where there was no room to write the store anew, or where a reader kept it open too long.
+    """
 
     n_events: int
     n_pending: int
