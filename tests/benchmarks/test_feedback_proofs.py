@@ -3,11 +3,16 @@
 import random
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
+from feedback_client import event_of
 from feedback_faults import fail_all
-from feedback_kill import kill_many
+from feedback_kill import examined, kill_many
 from feedback_power import Disk, Op, cut_many
+
+from router.feedback import Score
+from router.sqlite_store import SqliteStore
 
 NEEDS_SHIM = pytest.mark.skipif(
     sys.platform != "linux" or not (shutil.which("cc") or shutil.which("gcc")),
@@ -22,6 +27,20 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, monkeypatch):
 
     assert numbers["acknowledged"] > 200
     assert (numbers["lost"], numbers["doubled"], numbers["altered"]) == (0, 0, 0)
+
+
+def test_an_event_that_is_not_there_or_is_another_is_seen(tmp_path):
+    with SqliteStore(tmp_path / "f.db") as store:
+        for key in ("0-0-0", "0-0-1"):
+            store.add_event(event_of(key)).result(10)
+        event = event_of("0-0-2")
+        store.add_event(replace(event, outcome=Score("small", 0))).result(10)
+    acked = {"0-0-0": 1, "0-0-1": 5, "0-0-2": 3, "0-0-9": 9}
+
+    numbers = examined(tmp_path / "f.db", 0, dict(acked), acked)
+
+    assert numbers["lost"] == 2
+    assert numbers["altered"] == 1
 
 
 @NEEDS_SHIM
