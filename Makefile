@@ -7,7 +7,8 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers tables clean
+	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers prove-feedback bench-feedback tables \
+	clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -21,6 +22,8 @@ help:
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
+	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
+	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, minutes'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -75,6 +78,15 @@ bench-latency-service: $(VENV)/.installed
 bench-latency-peers: $(ENCODERS_VENV)/.peers
 	$(ENCODERS_VENV)/bin/python benchmarks/latency.py $(LATENCY) --only peers
 	$(ENCODERS_VENV)/bin/python benchmarks/latency_tables.py
+
+# On the disk that holds the checkout. Each part is written to benchmarks/results/feedback_proofs.json.
+prove-feedback: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/feedback_power.py
+	$(VENV)/bin/python benchmarks/feedback_faults.py
+	$(VENV)/bin/python benchmarks/feedback_kill.py
+
+bench-feedback: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/feedback_rate.py
 
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py

@@ -13,6 +13,7 @@ from router import __version__
 from router.arguments import amount, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
+from router.cli_feedback import add_feedback
 from router.cli_profiles import add_profiles
 from router.cli_route import add_route
 from router.cli_serve import add_serve
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     add_profiles(commands, _command)
     add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
+    add_feedback(commands, _command)
     add_encoder(commands, _command, _Bars)
     return top
 

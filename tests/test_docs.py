@@ -11,14 +11,17 @@ from router.policy import REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("train", "eval", "route", "serve", "show", "intents", "whatif", "data inspect", "encoder distill")
+COMMANDS = (
+    *("train", "eval", "route", "serve", "show", "intents", "whatif", "data inspect", "encoder distill"),
+    *("feedback export", "profiles check"),
+)
 
 
 MODULES = [
     path.name
     for package in ("router", "training")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if path.name != "__init__.py" and path.parent.name not in ("service", "sources")
+    if path.name != "__init__.py" and path.parent.name not in ("service", "sources", "feedback")
 ]
 
 

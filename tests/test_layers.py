@@ -41,6 +41,7 @@ LAYERS = {
     "router.session": 1,
     "router.about": 2,
     "router.intents": 2,
+    "router.feedback": 2,
     "router.profile_import": 2,
     "router.rung": 2,
     "router.worker": 2,
@@ -53,6 +54,7 @@ LAYERS = {
     "router.cli_encoder": 4,
     "router.cli_route": 4,
     "router.cli_profiles": 4,
+    "router.cli_feedback": 4,
     "router.cli_serve": 5,
     "router.cli_whatif": 5,
     "router.cli": 6,
@@ -87,8 +89,13 @@ SIDEWAYS = {
     ("router.tier", "router.pins"),
     ("router.tier", "router.space"),
 }
+# Of these, the whole is one room.
+PACKAGES = ("router.service", "router.feedback")
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_route", "router.cli_serve", "router.cli_whatif")
+COMMAND_LINES = (
+    *("router.cli", "router.cli_encoder", "router.cli_feedback"),
+    *("router.cli_route", "router.cli_serve", "router.cli_whatif"),
+)
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
@@ -126,7 +133,7 @@ def at_import(tree: ast.Module) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    return "router.service" if module.startswith("router.service") else module
+    return next((one for one in PACKAGES if within(module, (one,))), module)
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:
