@@ -1,7 +1,8 @@
 """What a request rules out: which endpoints it allows, and of those it does not, why."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -66,24 +67,25 @@ def _wrong_region(offers: Offers, row: int, place: int) -> str | None:
 
 
 def _low_uptime(offers: Offers, row: int, place: int) -> str | None:
-    uptime = offers.catalogue.uptimes[row, place]
+    uptime = offers.catalogue.uptimes.item(row, place)
     wanted = offers.policy.min_uptime
-    return None if np.isnan(uptime) else f"uptime {uptime:.6g}{_at(offers, row, place)}, wanted {wanted:.6g}"
+    return None if math.isnan(uptime) else f"uptime {uptime:.6g}{_at(offers, row, place)}, wanted {wanted:.6g}"
 
 
 def _too_short(offers: Offers, row: int, place: int) -> str:
-    answer, room = offers.catalogue.output_tokens(offers.relative_size)[row], offers.catalogue.context_tokens[row]
+    answer = offers.catalogue.profiles[row].mean_output_tokens * offers.relative_size
+    room = offers.catalogue.context_tokens.item(row)
     return f"{offers.needs.input_tokens} tokens and an answer of about {answer:.0f} do not fit in {room:.0f}"
 
 
 def _over_cost(offers: Offers, row: int, place: int) -> str | None:
-    cost, most = offers.costs_usd[row, place], offers.policy.max_cost_usd
-    return None if np.isnan(cost) else f"expected {cost:.6g} USD{_at(offers, row, place)}, allowed {most:.6g} USD"
+    cost, most = offers.costs_usd.item(row, place), offers.policy.max_cost_usd
+    return None if math.isnan(cost) else f"expected {cost:.6g} USD{_at(offers, row, place)}, allowed {most:.6g} USD"
 
 
 def _over_latency(offers: Offers, row: int, place: int) -> str | None:
-    took, most = offers.latencies_ms[row, place], offers.policy.max_latency_ms
-    return None if np.isnan(took) else f"expected {took:.6g} ms{_at(offers, row, place)}, allowed {most:.6g} ms"
+    took, most = offers.latencies_ms.item(row, place), offers.policy.max_latency_ms
+    return None if math.isnan(took) else f"expected {took:.6g} ms{_at(offers, row, place)}, allowed {most:.6g} ms"
 
 
 CONSTRAINTS = (
@@ -208,25 +210,27 @@ def _lasting_violations(
     return violated, n_violated
 
 
-def relaxed(offers: Offers, place: int, violated: NDArray[np.bool_] | bool = False) -> Offers:
-    """Return the same offers where one constraint, by its place, rules out these endpoints and no others."""
-    violations = offers.violations.copy()
-    violations[place] = violated
-    n_violations = offers.n_violations - offers.violations[place] + violations[place]
-    return replace(offers, violations=violations, n_violations=n_violations)
+def ruled_out_by_one(offers: Offers) -> NDArray[np.bool_]:
+    """Return which constraint is the only one in an endpoint's way: bool, the form of ``violations``."""
+    return np.asarray(offers.violations & (offers.n_violations == 1))
 
 
 def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
     out = []
-    n_violations = offers.n_violations
-    for row in np.flatnonzero(n_violations.min(axis=1)).tolist():
-        place = int(n_violations[row].argmin())
-        constraint = CONSTRAINTS[int(offers.violations[:, row, place].argmax())]
-        detail = constraint.detail(offers, row, place)
-        code = constraint.code if detail is not None else constraint.unknown
-        unknown = f"{constraint.field} is set, and this is not known{_at(offers, row, place)}"
-        out.append(Exclusion(offers.catalogue.models[row], code, detail or unknown))
+    rows = np.flatnonzero(offers.n_violations.min(axis=1))
+    places = offers.n_violations[rows].argmin(axis=1)
+    reasons = offers.violations[:, rows, places].argmax(axis=0)
+    models = offers.catalogue.models
+    for row, place, reason in zip(rows.tolist(), places.tolist(), reasons.tolist(), strict=True):
+        constraint = CONSTRAINTS[reason]
+        code, detail = constraint.code, constraint.detail(offers, row, place)
+        if detail is None:
+            code, detail = (
+                constraint.unknown,
+                f"{constraint.field} is set, and this is not known{_at(offers, row, place)}",
+            )
+        out.append(Exclusion(models[row], code, detail))
     for name in sorted(set(offers.policy.candidates or ()) - set(offers.catalogue.models)):
         out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     return tuple(out)
