@@ -31,7 +31,17 @@ PROMPTS = (
 CAPABILITIES, ROLES, REGIONS = ("json", "reasoning", "tools", "vision"), ("planner", "reviewer"), ("asia", "eu", "us")
 TRADE_OFFS_USD = {"quality": None, "balanced": 0.02, "cheap": 0.001}
 OWN_REASONS = ("best", "prior", "only_candidate")
-REASONS_SEEN = ("best", "only_candidate", "verdict", "guard", "min_gain", "session", "tool_call", "deadline", "fallback")
+REASONS_SEEN = (
+    "best",
+    "only_candidate",
+    "verdict",
+    "guard",
+    "min_gain",
+    "session",
+    "tool_call",
+    "deadline",
+    "fallback",
+)
 RELEASED = ("route_anyway", "min_gain", "switch_margin")
 CONSTRAINED = (
     *("candidates", "exclude", "require", "role", "local_only", "region"),
