@@ -17,7 +17,8 @@ class Offers:
     """What every endpoint would cost and take, and which constraints stand in its way.
 
     costs_usd, latencies_ms: as in the catalogue. violations: bool (n_constraints, n_models, n_endpoints), in the order
-    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints).
+    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). said: exclusions by constraint, row and place, kept for
+    later requests of the same policy where they do not depend on the prompt.
     """
 
     catalogue: Catalogue
@@ -28,6 +29,7 @@ class Offers:
     latencies_ms: Table
     violations: NDArray[np.bool_]
     n_violations: NDArray[np.int64]
+    said: "dict[tuple[int, int, int], Exclusion]"
 
 
 Detail = Callable[[Offers, int, int], str | None]
@@ -153,6 +155,7 @@ CONSTRAINTS = (
     ),
 )
 _PLACE = {one.code: place for place, one in enumerate(CONSTRAINTS)}
+# What stands in the way of one prompt and not of another.
 _CONTEXT, _COST, _LATENCY = _PLACE["context_too_short"], _PLACE["over_max_cost"], _PLACE["over_max_latency"]
 
 
@@ -160,7 +163,7 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
     """Return what every endpoint offers for a request. relative_size: of the answer, in units of its model's mean."""
     costs_usd = catalogue.costs_usd(needs.input_tokens, relative_size)
     latencies_ms = catalogue.latencies_ms(relative_size)
-    lasting, n_lasting = _lasting_violations(catalogue, policy, needs.capabilities)
+    lasting, n_lasting, said = _lasting_violations(catalogue, policy, needs.capabilities)
     moving = []
     if catalogue.knows_context:
         too_long = needs.input_tokens + catalogue.output_tokens(relative_size) > catalogue.context_tokens
@@ -174,14 +177,17 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
         for place, violated in moving:
             lasting[place] = violated
             n_lasting += violated
-    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting)
+    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting, said)
 
 
 @lru_cache(maxsize=64)
 def _lasting_violations(
     catalogue: Catalogue, policy: Policy, capabilities: tuple[str, ...]
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the violations, and their number, that are the same for all prompts; those of no endpoint count, too."""
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[tuple[int, int, int], Exclusion]]:
+    """Return the violations that are the same for all prompts, their number, and where to keep what is said of them.
+
+    An endpoint that there is not counts as violating.
+    """
     violated = np.zeros((len(CONSTRAINTS), *catalogue.exists.shape), dtype=bool)
     by_model = {
         "not_a_candidate": [
@@ -207,7 +213,7 @@ def _lasting_violations(
     if policy.min_uptime is not None:
         violated[_PLACE["low_uptime"]] = ~(catalogue.uptimes >= policy.min_uptime)
     n_violated = violated.sum(axis=0) + ~catalogue.exists * len(CONSTRAINTS)
-    return violated, n_violated
+    return violated, n_violated, {}
 
 
 def ruled_out_by_one(offers: Offers) -> NDArray[np.bool_]:
@@ -221,19 +227,25 @@ def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     rows = np.flatnonzero(offers.n_violations.min(axis=1))
     places = offers.n_violations[rows].argmin(axis=1)
     reasons = offers.violations[:, rows, places].argmax(axis=0)
-    models = offers.catalogue.models
-    for row, place, reason in zip(rows.tolist(), places.tolist(), reasons.tolist(), strict=True):
-        constraint = CONSTRAINTS[reason]
-        code, detail = constraint.code, constraint.detail(offers, row, place)
-        if detail is None:
-            code, detail = (
-                constraint.unknown,
-                f"{constraint.field} is set, and this is not known{_at(offers, row, place)}",
-            )
-        out.append(Exclusion(models[row], code, detail))
+    for at in zip(reasons.tolist(), rows.tolist(), places.tolist(), strict=True):
+        known = offers.said.get(at)
+        if known is None:
+            known = _exclusion(offers, *at)
+            if at[0] not in (_CONTEXT, _COST, _LATENCY):
+                offers.said[at] = known
+        out.append(known)
     for name in sorted(set(offers.policy.candidates or ()) - set(offers.catalogue.models)):
         out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     return tuple(out)
+
+
+def _exclusion(offers: Offers, number: int, row: int, place: int) -> Exclusion:
+    constraint = CONSTRAINTS[number]
+    code, detail = constraint.code, constraint.detail(offers, row, place)
+    if detail is None:
+        code = constraint.unknown
+        detail = f"{constraint.field} is set, and this is not known{_at(offers, row, place)}"
+    return Exclusion(offers.catalogue.models[row], code, detail)
 
 
 def why_empty(offers: Offers) -> str:

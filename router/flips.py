@@ -269,8 +269,10 @@ def _lines_of(decided: Decided) -> _Lines | None:
     else:
         rows, places = np.nonzero(offers.n_violations == 0)
         quality = decided.local.quality[rows] - field.penalties.latencies[rows, places]
-    costs = known_or_largest(offers.costs_usd)[rows, places]
-    unknown = np.isnan(offers.costs_usd[rows, places])
+    costs = offers.costs_usd[rows, places]
+    unknown = np.isnan(costs)
+    if unknown.any():
+        costs = known_or_largest(offers.costs_usd)[rows, places]
     # Of equals, the one that would be chosen comes first.
     ordered = sorted(zip(costs.tolist(), (-quality).tolist(), unknown.tolist(), rows.tolist(), strict=True))
     lines = [(cost, -negated, row) for cost, negated, _, row in ordered]
@@ -321,27 +323,30 @@ def _kept_away(retrial: _Retrial) -> Iterator[tuple[Constraint, list[_Entrant]]]
     decided = retrial.decided
     offers, field, fixed_quality = decided.offers, decided.field, decided.fixed_quality
     penalties = field.penalties
-    utility = np.repeat(decided.local.quality[:, None], offers.costs_usd.shape[1], axis=1)
-    for own in (penalties.costs, penalties.latencies):
-        if own is not None:
-            utility -= own
-    kept_away = ruled_out_by_one(offers)
+    utility = decided.local.quality[:, None] - (
+        np.zeros(offers.costs_usd.shape) if penalties.costs is None else penalties.costs
+    )
+    if penalties.latencies is not None:
+        utility -= penalties.latencies
+    kept_away = ruled_out_by_one(offers).reshape(len(CONSTRAINTS), -1)
+    tells = kept_away
     if retrial.best >= 0:
         # Who is no better than the best can still be the one that others are held against; and where a model is
         # allowed already, only another endpoint that is no worse changes anything.
-        ruler = fixed_quality > fixed_quality[field.fixed]
-        ruler[field.fixed] = True
-        if decided.around.held >= 0:
-            ruler[decided.around.held] = True
-        as_good = np.where(ruler, -np.inf, decided.choice.utility[retrial.best])
-        as_good = np.where(field.feasible, np.maximum(as_good, decided.choice.utility), as_good)
-        kept_away &= utility >= as_good[:, None]
+        best, held, of = retrial.best, decided.around.held, decided.choice.utility
+        as_good = np.where(fixed_quality > fixed_quality[field.fixed], -np.inf, of[best])
+        as_good[field.fixed] -= max(decided.around.guard_z * decided.local.lead_error[best], offers.policy.min_gain)
+        if held >= 0:
+            as_good[[held, field.fixed]] = -np.inf
+        as_good = np.where(field.feasible, np.maximum(as_good, of), as_good)
+        tells = kept_away & (utility >= as_good[:, None]).ravel()
     tables = (penalties.rank, utility, offers.costs_usd, offers.latencies_ms)
-    for number in np.flatnonzero(kept_away.any(axis=(1, 2))).tolist():
+    for number in np.flatnonzero(tells.any(axis=1)).tolist():
         if CONSTRAINTS[number].field:
-            at = np.nonzero(kept_away[number])
-            columns = (one.tolist() for one in (*at, *(one[at] for one in tables)))
-            yield CONSTRAINTS[number], [_Entrant(*one) for one in zip(*columns, strict=True)]
+            # One that tells lets all in: together they may change more, or less, than it alone.
+            at = np.flatnonzero(kept_away[number])
+            columns = (one.tolist() for one in (*np.divmod(at, utility.shape[1]), *(one.take(at) for one in tables)))
+            yield CONSTRAINTS[number], list(map(_Entrant._make, zip(*columns, strict=True)))
 
 
 def _least_change(
