@@ -216,11 +216,6 @@ def _lasting_violations(
     return violated, n_violated, {}
 
 
-def ruled_out_by_one(offers: Offers) -> NDArray[np.bool_]:
-    """Return which constraint is the only one in an endpoint's way: bool, the form of ``violations``."""
-    return np.asarray(offers.violations & (offers.n_violations == 1))
-
-
 def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
     out = []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router.constraints import CONSTRAINTS, Constraint, Offers, ruled_out_by_one
+from router.constraints import CONSTRAINTS, Constraint, Offers
 from router.estimate import LocalEstimate
 from router.policy import (
     FAST_WAIT_MS,
@@ -328,8 +328,7 @@ def _kept_away(retrial: _Retrial) -> Iterator[tuple[Constraint, list[_Entrant]]]
     )
     if penalties.latencies is not None:
         utility -= penalties.latencies
-    kept_away = ruled_out_by_one(offers).reshape(len(CONSTRAINTS), -1)
-    tells = kept_away
+    tells = kept_away = offers.n_violations == 1
     if retrial.best >= 0:
         # Who is no better than the best can still be the one that others are held against; and where a model is
         # allowed already, only another endpoint that is no worse changes anything.
@@ -339,12 +338,13 @@ def _kept_away(retrial: _Retrial) -> Iterator[tuple[Constraint, list[_Entrant]]]
         if held >= 0:
             as_good[[held, field.fixed]] = -np.inf
         as_good = np.where(field.feasible, np.maximum(as_good, of), as_good)
-        tells = kept_away & (utility >= as_good[:, None]).ravel()
+        tells = kept_away & (utility >= as_good[:, None])
+    rows, places = np.nonzero(tells)
     tables = (penalties.rank, utility, offers.costs_usd, offers.latencies_ms)
-    for number in np.flatnonzero(tells.any(axis=1)).tolist():
+    for number in sorted(set(offers.violations[:, rows, places].argmax(axis=0).tolist())):
         if CONSTRAINTS[number].field:
             # One that tells lets all in: together they may change more, or less, than it alone.
-            at = np.flatnonzero(kept_away[number])
+            at = np.flatnonzero(kept_away & offers.violations[number])
             columns = (one.tolist() for one in (*np.divmod(at, utility.shape[1]), *(one.take(at) for one in tables)))
             yield CONSTRAINTS[number], list(map(_Entrant._make, zip(*columns, strict=True)))
 
