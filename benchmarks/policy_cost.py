@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from record import data_folder, write
+from tables import HERE, fill, table
 from timing import summary
 
 from router.artifact import RouterArtifact
@@ -35,6 +36,7 @@ from router.space import fit_space
 from router.tier import Tier
 from router.types import Decision, Endpoint, ModelProfile, Policy, Verdict
 
+PAGE = HERE.parent / "docs" / "policies.md"
 ROWS, ASKED = ("arenahard/questions_v0_1", "arenahard/questions_v2_0"), "cje_arena/prompts"
 N_ROWS, N_INTENTS, N_ENDPOINTS, N_NEIGHBORS = 5_000, 12, 3, 100
 NOISE = 0.02
@@ -80,6 +82,23 @@ def main() -> None:
         print(f"allowed in the median: {allowed_ms} ms; {found['left_p50']:.0f} models left in the median")
     if not args.quick:
         write("policy_cost", numbers, arguments={"rounds": args.rounds, "seed": args.seed}, files=files)
+        PAGE.write_text(fill(PAGE.read_text(), "policy-cost", table_of(numbers)))
+
+
+def table_of(numbers: dict[str, Any]) -> str:
+    """Return the Markdown of docs/policies.md."""
+    rows = [
+        [
+            f"{n_models} models, {way}",
+            *(f"{found['ms'][way][quantile]:.3f}" for quantile in ("p50", "p99")),
+            *(f"{found[kind][way]['p50']:.3f}" if way != "bare" else "-" for kind in ("added_ms", "added_cpu_ms")),
+            f"{found['allowed_ms']:.1f}" if way == "policy, explained" else "-",
+        ]
+        for n_models, found in numbers.items()
+        for way in found["ms"]
+    ]
+    head = ["one route", "p50 ms", "p99 ms", "adds, p50 ms", "of its thread's time, p50 ms", "wanted at most"]
+    return table(head, rows)
 
 
 def prompts_of(files: list[Path]) -> list[str]:
