@@ -1,7 +1,8 @@
 """What a request rules out: which endpoints it allows, and of those it does not, why."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,8 @@ class Offers:
     """What every endpoint would cost and take, and which constraints stand in its way.
 
     costs_usd, latencies_ms: as in the catalogue. violations: bool (n_constraints, n_models, n_endpoints), in the order
-    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints).
+    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). said: exclusions by constraint, row and place, kept for
+    later requests of the same policy where they do not depend on the prompt.
     """
 
     catalogue: Catalogue
@@ -27,6 +29,7 @@ class Offers:
     latencies_ms: Table
     violations: NDArray[np.bool_]
     n_violations: NDArray[np.int64]
+    said: "dict[tuple[int, int, int], Exclusion]"
 
 
 Detail = Callable[[Offers, int, int], str | None]
@@ -66,24 +69,25 @@ def _wrong_region(offers: Offers, row: int, place: int) -> str | None:
 
 
 def _low_uptime(offers: Offers, row: int, place: int) -> str | None:
-    uptime = offers.catalogue.uptimes[row, place]
+    uptime = offers.catalogue.uptimes.item(row, place)
     wanted = offers.policy.min_uptime
-    return None if np.isnan(uptime) else f"uptime {uptime:.6g}{_at(offers, row, place)}, wanted {wanted:.6g}"
+    return None if math.isnan(uptime) else f"uptime {uptime:.6g}{_at(offers, row, place)}, wanted {wanted:.6g}"
 
 
 def _too_short(offers: Offers, row: int, place: int) -> str:
-    answer, room = offers.catalogue.output_tokens(offers.relative_size)[row], offers.catalogue.context_tokens[row]
+    answer = offers.catalogue.profiles[row].mean_output_tokens * offers.relative_size
+    room = offers.catalogue.context_tokens.item(row)
     return f"{offers.needs.input_tokens} tokens and an answer of about {answer:.0f} do not fit in {room:.0f}"
 
 
 def _over_cost(offers: Offers, row: int, place: int) -> str | None:
-    cost, most = offers.costs_usd[row, place], offers.policy.max_cost_usd
-    return None if np.isnan(cost) else f"expected {cost:.6g} USD{_at(offers, row, place)}, allowed {most:.6g} USD"
+    cost, most = offers.costs_usd.item(row, place), offers.policy.max_cost_usd
+    return None if math.isnan(cost) else f"expected {cost:.6g} USD{_at(offers, row, place)}, allowed {most:.6g} USD"
 
 
 def _over_latency(offers: Offers, row: int, place: int) -> str | None:
-    took, most = offers.latencies_ms[row, place], offers.policy.max_latency_ms
-    return None if np.isnan(took) else f"expected {took:.6g} ms{_at(offers, row, place)}, allowed {most:.6g} ms"
+    took, most = offers.latencies_ms.item(row, place), offers.policy.max_latency_ms
+    return None if math.isnan(took) else f"expected {took:.6g} ms{_at(offers, row, place)}, allowed {most:.6g} ms"
 
 
 CONSTRAINTS = (
@@ -151,6 +155,7 @@ CONSTRAINTS = (
     ),
 )
 _PLACE = {one.code: place for place, one in enumerate(CONSTRAINTS)}
+# What stands in the way of one prompt and not of another.
 _CONTEXT, _COST, _LATENCY = _PLACE["context_too_short"], _PLACE["over_max_cost"], _PLACE["over_max_latency"]
 
 
@@ -158,7 +163,7 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
     """Return what every endpoint offers for a request. relative_size: of the answer, in units of its model's mean."""
     costs_usd = catalogue.costs_usd(needs.input_tokens, relative_size)
     latencies_ms = catalogue.latencies_ms(relative_size)
-    lasting, n_lasting = _lasting_violations(catalogue, policy, needs.capabilities)
+    lasting, n_lasting, said = _lasting_violations(catalogue, policy, needs.capabilities)
     moving = []
     if catalogue.knows_context:
         too_long = needs.input_tokens + catalogue.output_tokens(relative_size) > catalogue.context_tokens
@@ -172,14 +177,17 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
         for place, violated in moving:
             lasting[place] = violated
             n_lasting += violated
-    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting)
+    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting, said)
 
 
 @lru_cache(maxsize=64)
 def _lasting_violations(
     catalogue: Catalogue, policy: Policy, capabilities: tuple[str, ...]
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the violations, and their number, that are the same for all prompts; those of no endpoint count, too."""
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[tuple[int, int, int], Exclusion]]:
+    """Return the violations that are the same for all prompts, their number, and where to keep what is said of them.
+
+    An endpoint that there is not counts as violating.
+    """
     violated = np.zeros((len(CONSTRAINTS), *catalogue.exists.shape), dtype=bool)
     by_model = {
         "not_a_candidate": [
@@ -205,31 +213,34 @@ def _lasting_violations(
     if policy.min_uptime is not None:
         violated[_PLACE["low_uptime"]] = ~(catalogue.uptimes >= policy.min_uptime)
     n_violated = violated.sum(axis=0) + ~catalogue.exists * len(CONSTRAINTS)
-    return violated, n_violated
-
-
-def relaxed(offers: Offers, place: int, violated: NDArray[np.bool_] | bool = False) -> Offers:
-    """Return the same offers where one constraint, by its place, rules out these endpoints and no others."""
-    violations = offers.violations.copy()
-    violations[place] = violated
-    n_violations = offers.n_violations - offers.violations[place] + violations[place]
-    return replace(offers, violations=violations, n_violations=n_violations)
+    return violated, n_violated, {}
 
 
 def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
     out = []
-    n_violations = offers.n_violations
-    for row in np.flatnonzero(n_violations.min(axis=1)).tolist():
-        place = int(n_violations[row].argmin())
-        constraint = CONSTRAINTS[int(offers.violations[:, row, place].argmax())]
-        detail = constraint.detail(offers, row, place)
-        code = constraint.code if detail is not None else constraint.unknown
-        unknown = f"{constraint.field} is set, and this is not known{_at(offers, row, place)}"
-        out.append(Exclusion(offers.catalogue.models[row], code, detail or unknown))
+    rows = np.flatnonzero(offers.n_violations.min(axis=1))
+    places = offers.n_violations[rows].argmin(axis=1)
+    reasons = offers.violations[:, rows, places].argmax(axis=0)
+    for at in zip(reasons.tolist(), rows.tolist(), places.tolist(), strict=True):
+        known = offers.said.get(at)
+        if known is None:
+            known = _exclusion(offers, *at)
+            if at[0] not in (_CONTEXT, _COST, _LATENCY):
+                offers.said[at] = known
+        out.append(known)
     for name in sorted(set(offers.policy.candidates or ()) - set(offers.catalogue.models)):
         out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     return tuple(out)
+
+
+def _exclusion(offers: Offers, number: int, row: int, place: int) -> Exclusion:
+    constraint = CONSTRAINTS[number]
+    code, detail = constraint.code, constraint.detail(offers, row, place)
+    if detail is None:
+        code = constraint.unknown
+        detail = f"{constraint.field} is set, and this is not known{_at(offers, row, place)}"
+    return Exclusion(offers.catalogue.models[row], code, detail)
 
 
 def why_empty(offers: Offers) -> str:

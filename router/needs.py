@@ -1,7 +1,7 @@
 """What a request asks of a model without saying so: the length of all it holds, images, tools, an open tool call."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ PART_CAPABILITIES: Mapping[str, str] = {
     "input_file": "files",
     "document": "files",
 }
+# A tool's result holds parts, and these no others.
+MAX_DEPTH = 2
 _CALLS, _RESULTS = frozenset({"tool_use", "function_call"}), frozenset({"tool_result", "function_call_output"})
 
 
@@ -58,17 +60,30 @@ def needs_of(prompt: str | Messages, *, has_tools: bool = False, hints: Hints | 
     return Needs(max(n_tokens, said.context_tokens), tuple(sorted(wanted)), is_open)
 
 
-def _parts(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _parts(message: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of a message's content, and those inside of a tool's result."""
     content = message.get("content")
-    if isinstance(content, list | tuple):
-        yield from (part for part in content if isinstance(part, Mapping) and isinstance(part.get("type", ""), str))
+    if isinstance(content, list | tuple) and depth < MAX_DEPTH:
+        for part in content:
+            if isinstance(part, Mapping) and isinstance(part.get("type", ""), str):
+                yield part
+                if part.get("type") in _RESULTS:
+                    yield from _parts(part, depth + 1)
 
 
 def _n_chars(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(text) for part in _parts(message) if isinstance(text := part.get("text"), str))
+    """Return the length of what a model reads of a message: texts, what tools were called with and what they gave."""
+    called = [one.get("function") for one in _list(message.get("tool_calls")) if isinstance(one, Mapping)]
+    parts = list(_parts(message))
+    texts = [message.get("content"), *(one.get("text") for one in parts)]
+    texts += [one.get("content") for one in parts if one.get("type") in _RESULTS]
+    texts += [one.get("arguments") for one in (*called, message.get("function_call")) if isinstance(one, Mapping)]
+    inputs = [one["input"] for one in parts if one.get("type") in _CALLS and isinstance(one.get("input"), Mapping)]
+    return sum(len(one) for one in texts if isinstance(one, str)) + sum(len(str(one)) for one in inputs)
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _calls(message: Mapping[str, Any]) -> bool:

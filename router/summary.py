@@ -40,4 +40,4 @@ def _change(flip: Flip) -> str:
     if value is None:
         return f"no {name}"
     shown = ", ".join(value) or "nothing" if isinstance(value, tuple) else str(value).lower()
-    return f"a {name} of {shown}"
+    return f"{name} {shown}"
