@@ -31,6 +31,7 @@ LAYERS = {
     "router.index": 1,
     "router.estimate": 1,
     "router.pins": 1,
+    "router.policies": 1,
     "router.policy": 1,
     "router.profiles": 1,
     "router.space": 1,
