@@ -3,16 +3,18 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from router.artifact import load_artifact
+from router.artifact import RouterArtifact, load_artifact
 from router.errors import ConfigError
+from router.profiles import read_profiles
 from router.router import Router
 from router.service.auth import check_bind
 from router.service.config import Config, misspelt_variables, read_config
 from router.service.settings import KEYS_VARIABLE, SETTINGS, Setting
+from router.types import ModelProfile
 
 Command = Callable[..., argparse.ArgumentParser]
 
@@ -30,7 +32,7 @@ def add_serve(commands: Any, command: Command) -> None:
     serve.add_argument(
         "--check-config",
         action="store_true",
-        help="check the settings and the artifact, print what is in force and from where, and serve nothing",
+        help="check settings, policies, profiles and artifact, print what is in force and whence, serve nothing",
     )
     group = serve.add_argument_group("settings")
     for setting in SETTINGS:
@@ -61,6 +63,8 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
 def _metavar(setting: Setting) -> str:
     if setting.kind is Path:
         return "FILE"
+    if setting.kind is bool:
+        return "true|false"
     return "|".join(setting.choices) or setting.unit.upper() or ("N" if setting.kind is int else setting.name.upper())
 
 
@@ -85,6 +89,8 @@ def _serve(args: argparse.Namespace) -> int:
         max_waiting=settings.max_waiting,
         encoder_threads=settings.encoder_threads,
         encoder_nice=settings.encoder_nice,
+        max_sessions=settings.max_sessions,
+        session_ttl_ms=1e3 * settings.session_ttl_s,
     )
     serve(router, settings, announce=lambda line: print(line, flush=True))
     return 0
@@ -94,13 +100,29 @@ def _check(config: Config) -> int:
     settings = config.settings
     check_bind(settings.host, settings.api_keys)
     artifact = load_artifact(settings.artifact) if settings.artifact is not None else None
+    profiles = read_profiles(settings.profiles) if settings.profiles is not None else None
     _say_misspelt()
     print(config.render())
+    if profiles is not None:
+        print(_about_profiles(profiles, artifact))
+    if artifact is not None:
+        for task in sorted({one.task for one in settings.policies.bindings if one.task} - set(artifact.intents)):
+            print(f"task {task!r} is no intent of the artifact: policies are bound to it where a request names it")
     if artifact is None:
         print("ok: the settings are in order; no artifact was named")
     else:
         print(f"ok: the settings are in order; artifact {artifact.id} is whole, its verdict {artifact.verdict.label}")
     return 0
+
+
+def _about_profiles(profiles: Mapping[str, ModelProfile], artifact: RouterArtifact | None) -> str:
+    n_endpoints = sum(len(one.endpoints) for one in profiles.values())
+    line = f"profiles of {len(profiles)} models, with {n_endpoints} endpoints"
+    if artifact is None:
+        return line
+    return (
+        f"{line}; {len(set(profiles) & set(artifact.models))} of the artifact's {len(artifact.models)} are among them"
+    )
 
 
 def _say_misspelt() -> None:

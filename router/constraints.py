@@ -251,7 +251,7 @@ def why_empty(offers: Offers) -> str:
         require=" and ".join(policy.require),
         needed=" and ".join(offers.needs.capabilities),
         role=policy.role,
-        region=" or ".join(policy.region or ()),
+        region=" or ".join(policy.region or ()) or "a region that all policies allow",
         min_uptime=policy.min_uptime,
         max_cost_usd=policy.max_cost_usd,
         max_latency_ms=policy.max_latency_ms,

@@ -305,7 +305,8 @@ class Rung:
             *(field.latencies_ms, field.cost_penalties, field.latency_penalties, field.endpoints),
         )
         # Of all models at once: taking single numbers out of numpy costs more than the estimate itself.
-        rows = zip(columns, *(one.take(columns).tolist() for one in values), strict=True)
+        places = np.array(columns, dtype=np.int64)
+        rows = zip(columns, *(one.take(places).tolist() for one in values), strict=True)
         names, ends = self.artifact.models, offers.catalogue.endpoints
         return tuple(
             Estimate(

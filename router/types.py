@@ -133,7 +133,16 @@ class Policy:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an amount that is no number in its range, an unknown strategy, or two trade-offs."""
+        """Raise ValueError for an amount that is no number in its range, an unknown strategy, or two trade-offs.
+
+        Lists of names are taken as tuples, by which policies can be told apart and remembered.
+        """
+        for name in ("candidates", "exclude", "require", "region"):
+            names = getattr(self, name)
+            if isinstance(names, str):
+                raise ValueError(f"{name} must be a tuple of names, got the text {names!r}")
+            if names is not None and not isinstance(names, tuple):
+                object.__setattr__(self, name, tuple(names))
         if self.strategy is not None and self.strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
         for name in ("willingness_to_pay_usd", "willingness_to_wait_ms"):
@@ -348,8 +357,8 @@ def _estimate_json(one: Estimate) -> dict[str, Any]:
         "utility": round(one.utility, 6),
         "utility_parts": {
             "quality": round(one.quality, 6),
-            "cost": round(-one.cost_penalty, 6),
-            "latency": round(-one.latency_penalty, 6),
+            "cost": round(0.0 - one.cost_penalty, 6),
+            "latency": round(0.0 - one.latency_penalty, 6),
         },
     }
 

@@ -33,6 +33,7 @@ LAYERS = {
     "router.index": 1,
     "router.estimate": 1,
     "router.pins": 1,
+    "router.policies": 1,
     "router.policy": 1,
     "router.price_doubts": 1,
     "router.profiles": 1,

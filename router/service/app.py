@@ -21,6 +21,7 @@ from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
 from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop
+from router.service.profiles_file import ProfilesFile
 from router.service.respond import error_response, json_response, unauthorized
 from router.service.route import LONG_PROMPT_CHARS, RouteEndpoint
 from router.service.schema import (
@@ -74,7 +75,11 @@ class Service(FastAPI):
 
 
 def create_app(router: Router, settings: Settings) -> Service:
-    """Return the application that serves one loaded router; it is ready once its lifespan has begun."""
+    """Return the application that serves one loaded router; it is ready once its lifespan has begun.
+
+    Raises:
+        ConfigError: the file of profiles that the settings name cannot be read, or something in it is wrong.
+    """
     # One thread: a second one would only compete for the same cores.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="route")
     arrivals, backlog = Arrivals(), Backlog(settings.max_backlog)
@@ -86,7 +91,11 @@ def create_app(router: Router, settings: Settings) -> Service:
         encoder_waiting=lambda: router.n_waiting,
         in_flight=lambda: endpoint.n_in_flight,
         cache_entries=lambda: router.n_cached,
+        sessions=lambda: router.n_sessions,
+        policies=settings.policies.policies,
     )
+    profiles = ProfilesFile(settings.profiles, router.use_profiles, metrics.profiles_reloaded)
+    profiles.load()
     endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor)
 
     async def on_route_error(request: Request, exc: Exception) -> Response:
@@ -96,11 +105,12 @@ def create_app(router: Router, settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         executor.submit(router.route, WARM_UP_PROMPT * LONG_PROMPT_CHARS).result()
-        watch = asyncio.create_task(watch_loop(metrics))
+        watches = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
         app.state.ready = True
         yield
         app.state.ready = False
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
 
     app = Service(
@@ -182,7 +192,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what has a key or needs none; answer 401 to the rest."""
-        if scope["type"] == "http" and not _is_open(scope) and not self.keys.admit(scope["headers"]):
+        if scope["type"] == "http" and not _is_open(scope) and self.keys.caller_of(scope["headers"]) is None:
             await unauthorized()(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -6,12 +6,16 @@ A message is data: whoever gets a line break into it must not be able to write a
 import json
 import logging
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from router.service.settings import Settings
 from router.types import JsonObject
 
+# The attribute of a record under which its fields stand in JSON already: of decisions, which come by the thousand.
+WRITTEN_FIELDS = "whichmodel_fields"
 # What every record has, and uvicorn's message in colours: all else was given as ``extra``.
 _COMMON = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
 
@@ -47,9 +51,11 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        extras = "".join(f" {_printable(key)}={_json(value)}" for key, value in _extras(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {_message(record)}"
-        return _printable(line) + extras
+        line = _printable(f"{_time(record)} {record.levelname} {record.name}: {_message(record)}")
+        written: Mapping[str, str] | None = vars(record).get(WRITTEN_FIELDS)
+        if written is not None:
+            return line + "".join([f" {key}={value}" for key, value in written.items() if value != "null"])
+        return line + "".join(f" {_printable(key)}={_json(value)}" for key, value in _extras(record).items())
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,6 +69,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
+        written: Mapping[str, str] | None = vars(record).get(WRITTEN_FIELDS)
+        if written is not None:
+            return _json(line)[:-1] + "".join([f', "{key}": {value}' for key, value in written.items()]) + "}"
         return _json({**line, **_extras(record), **line})  # extras come behind, and replace nothing
 
 
@@ -85,7 +94,13 @@ class WithoutReprs(logging.Filter):
 
 def _time(record: logging.LogRecord) -> str:
     """Return when it happened, in UTC as RFC 3339."""
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, ms = divmod(int(record.created * 1000), 1000)
+    return f"{_second(seconds)}.{ms:03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -120,8 +135,7 @@ def _plain(value: object) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else str(value)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
+_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def _printable(text: str) -> str:

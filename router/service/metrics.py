@@ -6,7 +6,7 @@ values from fixed lists, never anything of a request.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -30,7 +30,8 @@ class Metrics:
     """What one server counts. Every request to ``/route`` ends in one of ``answered``, ``refused``, ``client_gone``.
 
     queue_length: requests that wait for their turn. encoder_waiting: requests that wait for the full encoder.
-    in_flight: requests begun and not ended. cache_entries: decisions in the cache. All are asked when scraped.
+    in_flight: requests begun and not ended. cache_entries: decisions in the cache. sessions: those remembered. All are
+    asked when scraped. policies: the names of those that are configured.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Metrics:
         encoder_waiting: Callable[[], float],
         in_flight: Callable[[], float],
         cache_entries: Callable[[], float],
+        sessions: Callable[[], float],
+        policies: Iterable[str] = (),
         clock_ms: Callable[[], float] = now_ms,
     ) -> None:
         self._registry = registry = CollectorRegistry()
@@ -79,6 +82,20 @@ class Metrics:
         self._encoder_failed = Counter(
             "whichmodel_encoder_failures", "Runs of the full encoder that failed.", registry=registry
         ).inc
+        decisions = Counter(
+            "whichmodel_policy_decisions",
+            "Decisions under a configured policy, by its name.",
+            ("policy",),
+            registry=registry,
+        )
+        self._decided = {name: decisions.labels(name).inc for name in (*policies, OTHER)}
+        reloads = Counter(
+            "whichmodel_profiles_reloads",
+            "Changes of the file of profiles, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._reloaded = {taken: reloads.labels("ok" if taken else "failed").inc for taken in (True, False)}
         self._observe_lag_s = Histogram(
             "whichmodel_event_loop_lag_seconds",
             f"How late the event loop wakes from a sleep of {WATCH_PERIOD_MS} ms.",
@@ -90,6 +107,7 @@ class Metrics:
             ("whichmodel_encoder_waiting_requests", "Requests that wait for the full encoder.", encoder_waiting),
             ("whichmodel_in_flight_requests", "Requests begun and not ended.", in_flight),
             ("whichmodel_cache_entries", "Decisions in the cache.", cache_entries),
+            ("whichmodel_sessions", "Sessions whose model is remembered.", sessions),
             (
                 "whichmodel_budget_met_ratio",
                 f"Share of the answers of the last {RECENT_S} s within their latency budget; NaN without any.",
@@ -129,6 +147,14 @@ class Metrics:
     def encoder_failed(self) -> None:
         """Count a failed run of the full encoder; its request is counted apart, as it ends."""
         self._encoder_failed()
+
+    def decided_under(self, policy: str) -> None:
+        """Count a decision by the policy that was applied; of one that a request tightened, under the one it is of."""
+        self._decided.get(policy.partition("+")[0], self._decided[OTHER])()
+
+    def profiles_reloaded(self, taken: bool) -> None:
+        """Count a change of the file of profiles: taken over, or left as it is because something is wrong with it."""
+        self._reloaded[taken]()
 
     def loop_lagged(self, lag_ms: float) -> None:
         """Note how late the event loop woke."""

@@ -43,7 +43,7 @@ def unauthorized() -> Response:
 
 def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
     """Return what a proxy may want to know of a decision without parsing the body."""
-    return [
+    headers = [
         (b"content-type", b"application/json"),
         (b"x-whichmodel-model", _header_text(decision.model)),
         (b"x-whichmodel-tier", _header_text(decision.tier)),
@@ -53,6 +53,13 @@ def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
         (b"x-whichmodel-elapsed-ms", b"%.4f" % decision.elapsed_ms),
         (b"x-whichmodel-budget-met", _flag(decision.budget_met)),
     ]
+    if decision.endpoint is not None:
+        headers.append((b"x-whichmodel-endpoint", _header_text(decision.endpoint)))
+    if decision.gateway_model is not None:
+        headers.append((b"x-whichmodel-gateway-model", _header_text(decision.gateway_model)))
+    if decision.session is not None:
+        headers.append((b"x-whichmodel-session", _header_text(decision.session)))
+    return headers
 
 
 def _flag(value: bool) -> bytes:

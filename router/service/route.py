@@ -10,15 +10,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
+from router.policies import Resolved
 from router.router import Pending, Router
 from router.rung import Outcome, settled
 from router.service.arrivals import Arrivals
+from router.service.auth import Caller
 from router.service.backlog import Backlog
 from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
+from router.service.decision_log import DecisionLog
 from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
-from router.service.schema import RouteRequest, error_details
+from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
 from router.types import Decision
 from router.worker import Ticket
@@ -48,20 +51,21 @@ class RouteEndpoint:
         self._arrivals = arrivals
         self._backlog = backlog
         self._executor = executor
+        self._log = DecisionLog(settings.log_decisions)
         self._static = Batcher(router.static_all, arrivals.worked)
         self._settle = Batcher(router.settle_all, arrivals.worked)
         self.n_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, unless its client has gone."""
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            self._metrics.refused(refusal.status_code)
-            await refusal(scope, receive, send)
+        admitted = self._admit(scope)
+        if isinstance(admitted, Response):
+            self._metrics.refused(admitted.status_code)
+            await admitted(scope, receive, send)
             return
         self.n_in_flight += 1
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(admitted, scope, receive, send)
         except ClientGoneError:
             self._metrics.client_gone()
         except (BodyError, ValidationError, PromptError, PolicyError) as exc:
@@ -72,22 +76,24 @@ class RouteEndpoint:
             self.n_in_flight -= 1
             self._arrivals.worked()
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        """Return what is answered to a request that is not read at all."""
+    def _admit(self, scope: Scope) -> Caller | Response:
+        """Return who asks, or what is answered to a request that is not read at all."""
         if self._backlog.leave(scope):
             message = "too many requests wait for their turn"
             return error_response(429, "overloaded", message, headers={"retry-after": RETRY_AFTER_S})
-        if not self._settings.api_keys.admit(scope["headers"]):
+        caller = self._settings.api_keys.caller_of(scope["headers"])
+        if caller is None:
             return unauthorized()
         if scope["method"] != "POST":
             return error_response(405, "method_not_allowed", "method not allowed", headers={"allow": "POST"})
-        return None
+        return caller
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_ms = scope.get("state", {}).get("arrived_ms") or now_ms()
         asked = await self._read(scope, receive)
-        decision = await self._decide(asked, arrived_ms, receive)
-        body = json_bytes(decision.to_json(explain=asked.explain))
+        session = _session_of(caller, asked)
+        decision = await self._decide(asked, caller, session, arrived_ms, receive)
+        body = json_bytes(decision.to_json(explain=asked.explain, show_prompts=caller.sees_prompts))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -95,6 +101,9 @@ class RouteEndpoint:
         self._metrics.answered(
             decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
         )
+        if decision.policy is not None:
+            self._metrics.decided_under(decision.policy)
+        self._log.write(decision, asked, caller, session)
 
     async def _read(self, scope: Scope, receive: Receive) -> RouteRequest:
         headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts
@@ -107,16 +116,23 @@ class RouteEndpoint:
         )
         return RouteRequest.model_validate(parse_json(raw))
 
-    async def _decide(self, asked: RouteRequest, arrived_ms: float, receive: Receive) -> Decision:
+    async def _decide(
+        self, asked: RouteRequest, caller: Caller, session: str | None, arrived_ms: float, receive: Receive
+    ) -> Decision:
+        policy, by_intent = self._policies_of(asked, caller)
+        prompt = asked.to_prompt()
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         begin = partial(
             self._router.begin,
-            asked.to_prompt(),
-            asked.policy.to_policy() if asked.policy else None,
+            prompt,
+            policy,
             Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
             explain=asked.explain,
             cache=asked.cache,
+            session_id=session,
+            needs=asked.to_needs(prompt),
+            by_intent=by_intent,
             n_ahead=len(self._static) + len(self._settle),
             on_done=partial(_wake_from_thread, loop, turn),
         )
@@ -138,6 +154,22 @@ class RouteEndpoint:
                 begun.ticket.cancelled = True
                 raise
         return settled(await self._decide_by(self._settle, begun, is_long))
+
+    def _policies_of(self, asked: RouteRequest, caller: Caller) -> Resolved:
+        """Return the policy that this is decided by, and those that take its place by intent.
+
+        Raises:
+            PolicyError: as ``PolicyBook.resolve``.
+        """
+        own = asked.policy
+        return self._settings.policies.resolve(
+            own.to_policy() if isinstance(own, RequestPolicy) else own,
+            given=frozenset(own.model_fields_set) if isinstance(own, RequestPolicy) else None,
+            key=caller.name,
+            application=asked.application,
+            role=asked.role,
+            task=asked.task,
+        )
 
     async def _decide_by(self, batcher: Batcher[Pending, Outcome], pending: Pending, is_long: bool) -> Outcome:
         """Decide together with what else is due now; a long prompt keeps nobody else waiting."""
@@ -167,6 +199,13 @@ class RouteEndpoint:
             gone.cancel()
         if ticket.failed:
             self._metrics.encoder_failed()
+
+
+def _session_of(caller: Caller, asked: RouteRequest) -> str | None:
+    """Return what the router knows a session by: of two keys that give the same id, each has its own."""
+    if asked.session_id is None:
+        return None
+    return f"{caller.name}\0{asked.session_id}"  # neither has a NUL in it
 
 
 def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:

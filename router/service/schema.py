@@ -4,18 +4,32 @@ Requests are validated with these models; answers are written by ``Decision.to_j
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from router.types import JsonObject, Messages, Policy
+from router.needs import Hints, needs_of
+from router.types import DEFAULT_SWITCH_MARGIN, JsonObject, Messages, Needs, Policy
 
 MAX_PROMPT_CHARS = 1_000_000
 MAX_MESSAGES = 1_000
 MAX_NAMES = 1_000
 MAX_NAME_CHARS = 256
+MAX_TOOLS = 1_000
+MAX_CONTEXT_TOKENS = 100_000_000
 MAX_USD = 1e9
+MAX_MS = 1e9
 MAX_DETAILS = 20
 
 
@@ -29,6 +43,10 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_without_nul)]
 Names = Annotated[list[Name], Field(max_length=MAX_NAMES, fail_fast=True)]
 Usd = Annotated[float, Field(ge=0, le=MAX_USD)]
+Ms = Annotated[float, Field(ge=0, le=MAX_MS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Of these nothing is kept but whether there is something.
+Presence = Annotated[Any, AfterValidator(bool)]
 
 
 class WireModel(BaseModel):
@@ -47,12 +65,14 @@ class ContentPart(WireModel):
 
 
 class Message(WireModel):
-    """One OpenAI chat message; fields such as name or tool_calls are accepted and not read."""
+    """One OpenAI chat message; of calls only whether there are any is kept, and fields such as name are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
     role: Name
     content: Text | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
+    tool_calls: Presence = False
+    function_call: Presence = False
 
     def texts(self) -> list[str]:
         """Return the message's texts, in order."""
@@ -62,24 +82,41 @@ class Message(WireModel):
 
 
 class RequestPolicy(WireModel):
-    """What this request asks of the choice."""
+    """What this request asks of the choice: constraints, and preferences between the models left."""
 
     candidates: Names | None = Field(None, description="The only models allowed; null: all.")
     exclude: Names = Field([], description="Models not allowed.")
+    require: Names = Field([], description="Capabilities that a model's profile must name, such as vision or tools.")
+    role: Name | None = Field(None, description="A role that a model's profile must name, such as planner.")
+    local_only: bool = Field(False, description="Only endpoints known to be local.")
+    region: Name | Annotated[list[Name], Field(min_length=1, max_length=MAX_NAMES, fail_fast=True)] | None = Field(
+        None, description="Only endpoints known to be in this region, or in one of these."
+    )
     max_cost_usd: Usd | None = Field(None, description="Ceiling of the expected cost of the answer, in USD.")
-    strategy: Literal["quality", "balanced", "cheap"] | None = Field(
-        None, description="A named point between quality and cost; null: the one that the artifact's verdict is about."
+    max_latency_ms: Ms | None = Field(None, description="Ceiling of the expected time of the model's answer, in ms.")
+    min_uptime: Share | None = Field(None, description="Floor of the endpoint's uptime.")
+    strategy: Literal["quality", "balanced", "cheap", "fast", "private"] | None = Field(
+        None, description="A named trade-off; null: the one that the artifact's verdict is about."
     )
     willingness_to_pay_usd: Usd | None = Field(
         None, description="USD that one whole unit of quality is worth, instead of a strategy."
     )
+    willingness_to_wait_ms: Ms | None = Field(
+        None, description="Milliseconds of the answer that one whole unit of quality is worth, instead of a strategy."
+    )
+    min_gain: Share = Field(0.0, description="Lead in utility below which the best fixed model answers.")
+    switch_margin: Share = Field(
+        DEFAULT_SWITCH_MARGIN, description="Lead in utility above which a session changes its model."
+    )
+    explore_share: Share = Field(0.0, description="Share of decisions that take any allowed model at random.")
     route_anyway: bool = Field(False, description="Use the neighbours even where the verdict is not ROUTE.")
     fallback: Name | None = Field(None, description="Model to answer with when nothing is left, instead of an error.")
 
     @model_validator(mode="after")
     def _one_trade_off(self) -> "RequestPolicy":
-        if self.strategy is not None and self.willingness_to_pay_usd is not None:
-            raise ValueError("strategy and willingness_to_pay_usd exclude each other")
+        for name in ("willingness_to_pay_usd", "willingness_to_wait_ms"):
+            if self.strategy is not None and getattr(self, name) is not None:
+                raise PydanticCustomError("one_trade_off", "strategy and {name} exclude each other", {"name": name})
         return self
 
     def to_policy(self) -> Policy:
@@ -87,12 +124,44 @@ class RequestPolicy(WireModel):
         return Policy(
             candidates=None if self.candidates is None else tuple(self.candidates),
             exclude=tuple(self.exclude),
+            require=tuple(self.require),
+            role=self.role,
+            local_only=self.local_only,
+            region=(self.region,) if isinstance(self.region, str) else tuple(self.region) if self.region else None,
             max_cost_usd=self.max_cost_usd,
+            max_latency_ms=self.max_latency_ms,
+            min_uptime=self.min_uptime,
             strategy=self.strategy,
             willingness_to_pay_usd=self.willingness_to_pay_usd,
+            willingness_to_wait_ms=self.willingness_to_wait_ms,
+            min_gain=self.min_gain,
+            switch_margin=self.switch_margin,
+            explore_share=self.explore_share,
             route_anyway=self.route_anyway,
             fallback=self.fallback,
         )
+
+
+class RequestHints(WireModel):
+    """What the caller says of content that it does not send."""
+
+    context_tokens: Annotated[int, Field(ge=0, le=MAX_CONTEXT_TOKENS)] = Field(
+        0, description="Tokens of all that the model will read; what is sent counts, too, and the larger number holds."
+    )
+    has_images: bool = Field(False, description="The model will see images.")
+    has_tools: bool = Field(False, description="The model will be given tools.")
+
+
+class ResponseFormat(WireModel):
+    """The form of the answer, as in OpenAI's API; only its type is read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Name = Field(description="json_object, json_schema or another that begins with json; or text.")
+
+
+def _policy_form(value: object) -> str:
+    return "by-name" if isinstance(value, str) else "in-full"
 
 
 class RouteRequest(WireModel):
@@ -107,7 +176,27 @@ class RouteRequest(WireModel):
     latency_budget_ms: float | None = Field(
         None, ge=1, le=10_000, description="Milliseconds from the request's arrival; null: the server's default."
     )
-    policy: RequestPolicy | None = Field(None, description="Constraints and preferences of this request.")
+    # The tags keep pydantic from trying both, and telling of what is wrong with either.
+    policy: (
+        Annotated[
+            Annotated[RequestPolicy, Tag("in-full")] | Annotated[Name, Tag("by-name")], Discriminator(_policy_form)
+        ]
+        | None
+    ) = Field(None, description="Constraints and preferences of this request, or the name of a configured policy.")
+    session_id: Name | None = Field(
+        None, description="The conversation, which stays with its model unless another one leads by a margin."
+    )
+    application: Name | None = Field(None, description="Who asks: policies can be bound to it.")
+    role: Name | None = Field(None, description="On whose behalf: policies can be bound to it.")
+    task: Name | None = Field(
+        None,
+        description="What it is about, instead of the intent read from the neighbours: policies can be bound to it.",
+    )
+    tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] | None = Field(
+        None, description="The tools that the model will be given; only whether there are any is read."
+    )
+    response_format: ResponseFormat | None = Field(None, description="A form of JSON requires a model to have it.")
+    hints: RequestHints | None = Field(None, description="What the prompt holds that is not sent.")
     cache: bool = Field(True, description="The decision may be one that was made before for the same text and policy.")
     explain: bool = Field(False, description="Add the estimates, neighbours and exclusions behind the choice.")
 
@@ -132,6 +221,16 @@ class RouteRequest(WireModel):
             return self.prompt
         return [message.model_dump() for message in self.messages or ()]
 
+    def to_needs(self, prompt: str | Messages) -> Needs | None:
+        """Return what ``to_prompt`` and the fields beside it need; None where there are none, and the prompt is all."""
+        if self.tools is None and self.response_format is None and self.hints is None:
+            return None
+        said = None if self.hints is None else Hints(**self.hints.__dict__)
+        needs = needs_of(prompt, has_tools=bool(self.tools), hints=said)
+        if self.response_format is None or not self.response_format.type.startswith("json"):
+            return needs
+        return replace(needs, capabilities=tuple(sorted({*needs.capabilities, "json"})))
+
 
 class IntentAnswer(WireModel):
     """The intent read from the neighbours, and the shares of their weight and of their number that carry it."""
@@ -139,6 +238,14 @@ class IntentAnswer(WireModel):
     label: str
     confidence: float
     neighbor_share: float
+
+
+class UtilityPartsAnswer(WireModel):
+    """What the utility is the sum of; cost and time take from it what they weigh at the request's trade-off."""
+
+    quality: float
+    cost: float
+    latency: float
 
 
 class CandidateAnswer(WireModel):
@@ -149,8 +256,11 @@ class CandidateAnswer(WireModel):
     low: float
     high: float
     support: float
+    endpoint: str | None
     cost_usd: float | None
+    latency_ms: float | None
     utility: float
+    utility_parts: UtilityPartsAnswer
 
 
 class ExclusionAnswer(WireModel):
@@ -179,6 +289,13 @@ class RunnerUpAnswer(WireModel):
     margin: float
 
 
+class FlipAnswer(WireModel):
+    """A change of the policy with which another model would be chosen, all else the same."""
+
+    model: str
+    policy: JsonObject
+
+
 class ExplanationAnswer(WireModel):
     """The evidence behind the choice."""
 
@@ -186,6 +303,7 @@ class ExplanationAnswer(WireModel):
     excluded: list[ExclusionAnswer]
     neighbors: list[NeighborAnswer]
     runner_up: RunnerUpAnswer | None
+    flips: list[FlipAnswer]
     summary: str
 
 
@@ -193,10 +311,15 @@ class RouteAnswer(WireModel):
     """The decision. ``fallbacks`` are best first; ``explanation`` is there only when asked for."""
 
     model: str
+    gateway_model: str | None
+    endpoint: str | None
     reason: str
     intent: IntentAnswer | None
     quality: float | None
     cost_usd: float | None
+    latency_ms: float | None
+    policy: str | None
+    session: str | None
     fallbacks: list[str]
     propensity: float
     tier: str
@@ -264,11 +387,15 @@ def _field_path(location: tuple[int | str, ...]) -> str:
 
 
 def _known_fields(path: str) -> str:
-    model: type[BaseModel] = RequestPolicy if path == "policy" else RouteRequest
-    return ", ".join(model.model_fields)
+    return ", ".join(_BY_PATH.get(path, RouteRequest).model_fields)
 
 
-_FIELDS = {name for model in (RouteRequest, RequestPolicy, Message, ContentPart) for name in model.model_fields}
+_BY_PATH: dict[str, type[BaseModel]] = {"policy": RequestPolicy, "hints": RequestHints}
+_FIELDS = {
+    name
+    for model in (RouteRequest, RequestPolicy, RequestHints, ResponseFormat, Message, ContentPart)
+    for name in model.model_fields
+}
 
 
 def component_schemas() -> JsonObject:
@@ -301,14 +428,33 @@ REQUEST_EXAMPLES: dict[str, Any] = {
             "explain": True,
         },
     },
+    "session": {
+        "summary": "One turn of a session with tools, for a planner, whose answer is to be JSON and short of waiting",
+        "value": {
+            "messages": [{"role": "user", "content": "Plan three days around the lagoon."}],
+            "session_id": "trip-17",
+            "application": "travel-desk",
+            "role": "planner",
+            "task": "itinerary",
+            "tools": [{"type": "function", "function": {"name": "find_hotels"}}],
+            "response_format": {"type": "json_object"},
+            "hints": {"context_tokens": 12_000},
+            "policy": {"strategy": "fast", "switch_margin": 0.1, "fallback": "small-fast"},
+        },
+    },
 }
 
 ANSWER_EXAMPLE: JsonObject = {
     "model": "coder-medium",
+    "gateway_model": "acme/coder-medium-2",
+    "endpoint": "acme-eu",
     "reason": "best",
     "intent": {"label": "code", "confidence": 0.8123, "neighbor_share": 0.74},
     "quality": 0.713204,
     "cost_usd": 0.00042,
+    "latency_ms": 2350.0,
+    "policy": "house",
+    "session": "kept",
     "fallbacks": ["large-careful", "small-fast"],
     "propensity": 1.0,
     "tier": "static",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from router.errors import ConfigError
+from router.policies import PolicyBook
 from router.service.auth import ApiKeys
 
 KEYS_VARIABLE = "WHICHMODEL_API_KEYS"
@@ -55,6 +56,8 @@ class Setting:
             number = "a whole number" if self.kind is int else "a number"
             unit = f" ({self.unit})" if self.unit else ""
             return f"{number} from {self.low:,} to {self.high:,}{unit}"
+        if self.kind is bool:
+            return "true or false"
         if self.choices:
             return " or ".join(self.choices)
         return "a path" if self.kind is Path else "a text without spaces"
@@ -67,7 +70,7 @@ class Setting:
         """
         kept = self._kept(value)
         if kept is None and (value is not None or self.default is not None):
-            raise ConfigError(f"{where} has {_got(value)}: expected {self.wanted}")
+            raise ConfigError(f"{where} has {got(value)}: expected {self.wanted}")
         return kept
 
     def from_text(self, text: str, where: str) -> Any:
@@ -82,9 +85,11 @@ class Setting:
                 value = self.kind(text)
             except ValueError:
                 value = None
+        elif self.kind is bool:
+            value = {"true": True, "false": False}.get(text.strip().lower())
         kept = self._kept(value)
         if kept is None:
-            raise ConfigError(f"{where} has {_got(text)}: expected {self.wanted}")
+            raise ConfigError(f"{where} has {got(text)}: expected {self.wanted}")
         return kept
 
     def shown(self, value: Any) -> str:
@@ -93,10 +98,14 @@ class Setting:
             return "none"
         if self.kind in (int, float):
             return f"{repr(value).removesuffix('.0')} {self.unit}".rstrip()
+        if self.kind is bool:
+            return str(value).lower()
         text = str(value)
         return text if text.isprintable() else repr(text)
 
     def _kept(self, value: object) -> Any:
+        if self.kind is bool:
+            return value if isinstance(value, bool) else None
         if self.kind in (int, float):
             if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
                 return None
@@ -119,7 +128,7 @@ class Settings:
     """Settings of one server; what each means, its range and its unit stand beside it, here and nowhere else.
 
     api_keys: no row of the table, because keys stand in no configuration file; read from ``api_keys_file`` where that
-    is given and they are not.
+    is given and they are not. policies: tables of their own in the file.
     """
 
     host: str = field(
@@ -162,6 +171,9 @@ class Settings:
     log_level: str = field(
         default="info", metadata=_row("server", "least severe log lines that are written", choices=LOG_LEVELS)
     )
+    log_decisions: bool = field(
+        default=True, metadata=_row("server", "one log line, of level info, per decision, without the prompt")
+    )
     latency_budget_ms: float = field(
         default=50.0,
         metadata=_row("routing", "latency budget of requests that name none", unit="ms", low=1, high=10_000),
@@ -184,18 +196,41 @@ class Settings:
         default=10,
         metadata=_row("routing", "by how much the full encoder's threads yield to the others", low=0, high=19),
     )
+    profiles: Path | None = field(
+        default=None,
+        metadata=_row("routing", "file of profiles, over those of the artifact; read again when it changes"),
+    )
+    max_sessions: int = field(
+        default=10_000,
+        metadata=_row(
+            "routing",
+            "sessions whose model is remembered; 0 remembers none",
+            unit="sessions",
+            low=0,
+            high=10_000_000,
+        ),
+    )
+    session_ttl_s: float = field(
+        default=1_800.0,
+        metadata=_row("routing", "time after which an unused session begins anew", unit="s", low=1, high=604_800),
+    )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
+    policies: PolicyBook = field(default_factory=PolicyBook)
 
     def __post_init__(self) -> None:
         """Check every value, and read the file of keys if there is one and no keys were given.
 
         Raises:
-            ConfigError: a value has another type or is out of its range, or the keys cannot be read.
+            ConfigError: a value has another type or is out of its range, the keys cannot be read, or a policy is bound
+                to a key that none is called.
         """
         for setting in SETTINGS:
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), setting.name))
         if self.api_keys_file is not None and not self.api_keys:
             object.__setattr__(self, "api_keys", ApiKeys.from_file(self.api_keys_file))
+        for place, one in enumerate(self.policies.bindings):
+            if one.key is not None and one.key not in self.api_keys.names:
+                raise ConfigError(unknown_key(f"bindings[{place}].key", self.api_keys))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -233,7 +268,13 @@ def _table() -> tuple[Setting, ...]:
     )
 
 
-def _got(value: object) -> str:
+def unknown_key(where: str, keys: ApiKeys) -> str:
+    """Return the error of a binding to a key that none is called; what it says instead may be the key itself."""
+    known = f"expected one of {', '.join(keys.names)}" if keys.names else "no key was given a name"
+    return f"{where} is not the name of an API key: {known}"
+
+
+def got(value: object) -> str:
     """Return what was given instead of a value, in the words of the configuration file."""
     if isinstance(value, list):
         return "an array"  # of keys, perhaps: not to be repeated

@@ -16,11 +16,25 @@ from fastapi import FastAPI
 
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
+from router.needs import needs_of
 from router.prompt import fold_messages
 from router.router import Router
 from router.service.server import serve
 from router.service.settings import Settings
-from router.types import Decision, Estimate, Exclusion, Intent, JsonObject, Messages, Neighbor, Policy, Verdict
+from router.types import (
+    Decision,
+    Estimate,
+    Exclusion,
+    Flip,
+    Intent,
+    JsonObject,
+    Messages,
+    ModelProfile,
+    Needs,
+    Neighbor,
+    Policy,
+    Verdict,
+)
 
 Headers = Mapping[str, str] | Sequence[tuple[bytes, bytes]] | None
 
@@ -37,7 +51,8 @@ class FakeRouter:
             verdict=Verdict("ROUTE", "ROUTE: 3.1 points better than always small-fast.", "small-fast"),
             tiers=(SimpleNamespace(name="static"),),
         )
-        self.n_waiting = self.n_cached = 0
+        self.n_waiting = self.n_cached = self.n_sessions = 0
+        self.profiles: dict[str, ModelProfile] = {}
         self.asked: list[dict[str, Any]] = []
 
     def route(self, prompt: str | Messages, policy: Policy | None = None) -> Decision:
@@ -52,6 +67,9 @@ class FakeRouter:
         *,
         explain: bool,
         cache: bool,
+        session_id: str | None = None,
+        needs: Needs | None = None,
+        by_intent: Mapping[str, Policy] | None = None,
         n_ahead: int = 0,
         on_done: object = None,
     ) -> Decision:
@@ -65,6 +83,9 @@ class FakeRouter:
                 "latency_budget_ms": deadline.budget_ms,
                 "arrived_ms": deadline.started_ms,
                 "cache": cache,
+                "session_id": session_id,
+                "needs": needs or needs_of(prompt),
+                "by_intent": dict(by_intent or {}),
                 "thread": threading.current_thread(),
             }
         )
@@ -96,6 +117,11 @@ class FakeRouter:
             budget_met=elapsed_ms <= deadline.budget_ms,
             artifact_id="fake-0001",
             decision_id="0123456789abcdef",
+            policy=policy.name,
+            session=None if session_id is None else "new",
+            endpoint="eu 1" if allowed else None,
+            gateway_model=f"acme/{allowed[0]}" if allowed else None,
+            flips=(Flip(MODELS[1], (("exclude", (MODELS[0],)),)),),
         )
 
     def static_all(self, pending: list[object]) -> list[Decision]:
@@ -106,6 +132,10 @@ class FakeRouter:
 
     def was_written(self, decision: Decision, arrived_ms: float) -> None:
         """Learn nothing."""
+
+    def use_profiles(self, profiles: Mapping[str, ModelProfile]) -> None:
+        """Keep them."""
+        self.profiles = dict(profiles)
 
     def close(self) -> None:
         """Have nothing to close."""
@@ -172,11 +202,18 @@ class ServerProcess:
 def start_server(environment: Mapping[str, str], arguments: Sequence[str] = (__file__,)) -> ServerProcess:
     """Start a server on a free port and wait until it says that it answers.
 
-    arguments: of the Python that runs it; by default its router is the fake one.
+    Unless the environment says so, it logs no decisions: nobody reads its lines until it is stopped. arguments: of the
+    Python that runs it; by default its router is the fake one.
     """
     process = subprocess.Popen(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WHICHMODEL_PORT": "0", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "WHICHMODEL_PORT": "0",
+            "WHICHMODEL_LOG_DECISIONS": "false",
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

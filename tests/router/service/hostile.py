@@ -56,6 +56,26 @@ HAND_MADE: dict[str, tuple[bytes, int]] = {
         json.dumps({"prompt": "x", "policy": {"exclude": ["CANARY" * 160_000]}}).encode(),
         422,
     ),
+    "a session of a megabyte": (b'{"prompt": "x", "session_id": "' + b"CANARY" * 170_000 + b'"}', 422),
+    "NUL in a session": (b'{"prompt": "x", "session_id": "CANARY\\u0000"}', 422),
+    "lone surrogate in a session": (rb'{"prompt": "x", "session_id": "CANARY\ud800"}', 422),
+    "a policy of no name": (b'{"prompt": "x", "policy": "CANARY"}', 422),
+    "a policy in a list": (b'{"prompt": "x", "policy": ["CANARY"]}', 422),
+    "a policy that bears a name": (b'{"prompt": "x", "policy": {"name": "CANARY"}}', 422),
+    "a policy that names a key": (b'{"prompt": "x", "policy": {"key": "CANARY"}}', 422),
+    "a key in the body": (b'{"prompt": "x", "key": "CANARY"}', 422),
+    "needs in the body": (b'{"prompt": "x", "needs": {"input_tokens": 1}}', 422),
+    "a thousand and one tools": (json.dumps({"prompt": "x", "tools": ["CANARY"] * 1_001}).encode(), 422),
+    "tools 33 deep": (b'{"prompt": "x", "tools": ' + b"[" * 33 + b"]" * 33 + b"}", 400),
+    "fifty thousand values in a tool": (b'{"prompt": "x", "tools": [[' + b"1," * 50_000 + b"1]]}", 400),
+    "lone surrogate in a tool": (rb'{"prompt": "x", "tools": [{"name": "CANARY\ud800"}]}', 422),
+    "a hint beyond counting": (b'{"prompt": "x", "hints": {"context_tokens": 9999999999}}', 422),
+    "a hint that is no number": (b'{"prompt": "x", "hints": {"context_tokens": 1e3}}', 422),
+    "a hint of NaN": (b'{"prompt": "x", "hints": {"context_tokens": NaN}}', 400),
+    "regions in regions": (b'{"prompt": "x", "policy": {"region": [["CANARY"]]}}', 422),
+    "a share above one": (b'{"prompt": "x", "policy": {"explore_share": 1.0000001}}', 422),
+    "two trade-offs": (b'{"prompt": "x", "policy": {"strategy": "fast", "willingness_to_wait_ms": 5}}', 422),
+    "a form that is no object": (b'{"prompt": "x", "response_format": ["CANARY"]}', 422),
     "a role that is no role": (b'{"messages": [{"role": "CANARY", "content": "x"}]}', 422),
 }
 
@@ -74,6 +94,8 @@ FIELDS = [
         "cache",
     ),
     *("latency_budget_ms", "max_cost_usd", "willingness_to_pay_usd", "route_anyway", "explain", "other"),
+    *("session_id", "application", "task", "tools", "response_format", "hints", "context_tokens", "has_images"),
+    *("require", "region", "local_only", "min_uptime", "strategy", "explore_share", "tool_calls", "function_call"),
 ]
 JSON_VALUES = st.recursive(
     st.none()

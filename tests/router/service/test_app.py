@@ -92,6 +92,8 @@ class TestRoute:
             "x-whichmodel-artifact": "fake-0001",
             "x-whichmodel-elapsed-ms": f"{answer.json['elapsed_ms']:.4f}",
             "x-whichmodel-budget-met": "true",
+            "x-whichmodel-endpoint": "eu%201",
+            "x-whichmodel-gateway-model": "acme/large/careful:v2",
         }
 
     @pytest.mark.parametrize("name", ["a\r\nset-cookie: b", "a\nb", "naïve", "模型", "a b%0d", "\x7f\x1b", "a,b;c"])

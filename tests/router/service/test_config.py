@@ -1,5 +1,6 @@
 """The configuration of a server: file, environment and options in their order, and errors with file and line."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from router.artifact import RouterArtifact
 from router.cli import main
 from router.errors import ConfigError
+from router.policies import Binding, PolicyBook
 from router.service.config import MAX_FILE_BYTES, misspelt_variables, read_config
 from router.service.settings import SETTINGS, Settings
+from router.types import Policy
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -88,14 +91,17 @@ def test_keys_of_a_higher_layer_replace_those_below(tmp_path: Path) -> None:
         (
             "[routing]\nport = 1\n",
             "2: unknown key 'port' in [routing]: it belongs in [server]; expected one of latency_budget_ms, "
-            "cache_entries, max_waiting, encoder_threads, encoder_nice",
+            "cache_entries, max_waiting, encoder_threads, encoder_nice, profiles, max_sessions, session_ttl_s",
         ),
-        ("port = 1\n", "1: unknown table 'port': it belongs in [server]; expected one of server, routing"),
+        (
+            "port = 1\n",
+            "1: unknown table 'port': it belongs in [server]; expected one of server, routing, policies, bindings",
+        ),
         (
             "[server]\nport = 1\n[sever]\n",
-            "3: unknown table 'sever': did you mean server? expected one of server, routing",
+            "3: unknown table 'sever': did you mean server? expected one of server, routing, policies, bindings",
         ),
-        ("[x]\n", "1: unknown table 'x': expected one of server, routing"),
+        ("[x]\n", "1: unknown table 'x': expected one of server, routing, policies, bindings"),
         ("server = 1\n", "1: server is a value: expected a table, [server]"),
         ("[[server]]\nport = 1\n", "1: server is a value: expected a table, [server]"),
         ("[server]\nport = \n", "2: not TOML, column 8: invalid value"),
@@ -129,6 +135,190 @@ def test_keys_in_the_file_are_refused_and_not_repeated(tmp_path: Path, text: str
     assert "CANARY" not in refused
     if "_file" not in text and "secret" not in text:
         assert "no place for keys" in refused and "WHICHMODEL_API_KEYS" in refused and "api_keys_file" in refused
+
+
+POLICIES = """[server]
+api_keys_file = "keys.txt"
+
+[policies]
+default = "house"
+
+[policies.house]
+strategy = "cheap"
+
+[policies.legal]
+region = "eu"
+require = [
+  "tools",
+]
+max_cost_usd = 1
+fallback = "mine"
+
+[[bindings]]
+policy = "legal"
+key = "firm"
+
+[[bindings]]
+task = "contract review"
+application = "mail"
+policy = "legal"
+"""
+
+
+def test_policies_and_bindings_are_read(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("a-key name=firm\nanother\n")
+    path = write(tmp_path, POLICIES)
+    config = read_config(path, {}, {})
+    book = config.settings.policies
+    legal = Policy(region=("eu",), require=("tools",), max_cost_usd=1.0, fallback="mine", name="legal")
+    assert book.policies == {"house": Policy(strategy="cheap", name="house"), "legal": legal}
+    assert (book.default, book.bindings) == (
+        "house",
+        (Binding("legal", key="firm"), Binding("legal", task="contract review", application="mail")),
+    )
+    shown = [line.split("  ") for line in config.render().splitlines() if line.startswith(("pol", "bind", "API key "))]
+    assert [[one.strip() for one in row if one] for row in shown] == [
+        ["API key firm", "may nothing more", f"file {path}:2"],
+        ["policies.house", 'strategy = "cheap"', f"file {path}:7"],
+        [
+            "policies.legal",
+            'require = ["tools"], region = ["eu"], max_cost_usd = 1, fallback = "mine"',
+            f"file {path}:10",
+        ],
+        ["policies.default", "house", f"file {path}:5"],
+        ["bindings[0]", 'legal where key = "firm"', f"file {path}:18"],
+        ["bindings[1]", 'legal where application = "mail" and task = "contract review"', f"file {path}:22"],
+    ]
+
+
+def test_keys_may_be_named_in_the_environment(tmp_path: Path) -> None:
+    path = write(tmp_path, "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nkey = 'firm'\n")
+    config = read_config(path, {"WHICHMODEL_API_KEYS": "a-key name=firm may=prompts,b-key"}, {})
+    assert config.settings.policies.bindings == (Binding("legal", key="firm"),)
+    assert config.settings.api_keys.callers[0].sees_prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[policies.legal]\nregio = 'eu'\n",
+            "2: unknown key 'regio' in [policies.legal]: did you mean region? expected one of candidates, exclude,",
+        ),
+        (
+            "[policies.legal]\nmax_latency = 1\n",
+            "2: unknown key 'max_latency' in [policies.legal]: did you mean max_latency_ms?",
+        ),
+        ("[policies.legal]\nport = 1\n", "2: unknown key 'port' in [policies.legal]: it belongs in [server];"),
+        ("[policies.legal]\nname = 'x'\n", "2: unknown key 'name' in [policies.legal]: "),
+        (
+            "[policies.legal]\n\nmax_cost_usd = '1'\n",
+            "3: policies.legal.max_cost_usd has the value '1': expected a valid number",
+        ),
+        (
+            "[policies.legal]\nmax_cost_usd = -1\n",
+            "2: policies.legal.max_cost_usd has the value -1: expected greater than or equal to 0",
+        ),
+        (
+            "[policies.legal]\nmax_cost_usd = inf\n",
+            "2: policies.legal.max_cost_usd has the value inf: expected a finite number",
+        ),
+        (
+            "[policies.legal]\nmin_uptime = 99.9\n",
+            "2: policies.legal.min_uptime has the value 99.9: expected less than or equal to 1",
+        ),
+        (
+            "[policies.legal]\nstrategy = 'best'\n",
+            "2: policies.legal.strategy has the value 'best': expected 'quality', 'balanced', 'cheap', 'fast' or 'priv",
+        ),
+        (
+            "[policies.legal]\nlocal_only = 1\n",
+            "2: policies.legal.local_only has the value 1: expected a valid boolean",
+        ),
+        (
+            "[policies.legal]\ncandidates = 'a'\n",
+            "2: policies.legal.candidates has the value 'a': expected a valid list",
+        ),
+        (
+            "[policies.legal]\ncandidates = ['a', 5]\n",
+            "2: policies.legal.candidates[1] has the value 5: expected a valid string",
+        ),
+        (
+            "[policies.legal]\nregion = ['eu', '']\n",
+            "2: policies.legal.region[1] has the value '': expected a text of at least 1 character",
+        ),
+        (
+            "[policies.legal]\nregion = []\n",
+            "2: policies.legal.region has an array: expected a valid string or at least 1 item",
+        ),
+        (
+            "[policies.legal]\nregion = 2026-01-01\n",
+            "2: policies.legal.region has the value datetime.date(2026, 1, 1): expected a valid string or a valid list",
+        ),
+        (
+            "[policies.legal]\nstrategy = 'fast'\nwillingness_to_pay_usd = 1\n",
+            "1: [policies.legal]: strategy and willingness_to_pay_usd exclude each other",
+        ),
+        ("[policies]\nlegal = 1\n", "2: policies.legal has the value 1: expected a table, [policies.legal]"),
+        ("policies = 1\n", "1: policies is a value: expected tables, [policies.NAME]"),
+        ("[policies.'a b']\n", "1: the name of [policies.a b] is none: expected 1 to 64 letters, digits"),
+        ("[policies.request]\n", "1: the name of [policies.request] is none: "),
+        (
+            "[policies]\ndefault = 'legl'\n[policies.legal]\n",
+            "2: policies.default has the value 'legl', which is no policy: did you mean legal? expected one of legal",
+        ),
+        (
+            "[policies]\ndefault = 'legal'\n",
+            "2: policies.default has the value 'legal', which is no policy: expected a table [policies.NAME] to be th",
+        ),
+        ("[policies.default]\nregion = 'eu'\n", "1: policies.default has a table, which is no policy: "),
+        ("bindings = 1\n", "1: bindings is no array: expected tables, [[bindings]]"),
+        ("[bindings]\npolicy = 'x'\n", "1: bindings is no array: expected tables, [[bindings]]"),
+        ("bindings = [1]\n", "1: bindings[0] is no table: expected [[bindings]]"),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nrole = 'x'\n[[bindings]]\nrole = 'y'\npolicy = 'lega'\n",
+            "7: bindings[1].policy has the value 'lega', which is no policy: did you mean legal? expected one of legal",
+        ),
+        ("[[bindings]]\ntask = 'x'\n", "1: bindings[0] has no policy: expected policy = NAME"),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\n",
+            "2: bindings[0] binds everybody: expected one of key, application, role, task; [policies] default = NAME",
+        ),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\ntsk = 'x'\n",
+            "4: unknown key 'tsk' in bindings[0]: did you mean task? expected",
+        ),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nrole = ''\n",
+            "4: bindings[0].role has the value '': expected a text of 1 to 256 characters",
+        ),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nkey = 'CANARY'\n",
+            "4: bindings[0].key is not the name of an API key: no key was given a name",
+        ),
+        (
+            "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nkey = ['CANARY']\n",
+            "4: bindings[0].key has another value: expected a text of 1 to 256 characters",
+        ),
+        (
+            "[policies.legal]\n" + "[[bindings]]\npolicy = 'legal'\ntask = 'x'\n" * 257,
+            " 257 bindings: expected at most 256",
+        ),
+    ],
+)
+def test_a_wrong_policy_or_binding_is_one_line_that_names_the_place(tmp_path: Path, text: str, message: str) -> None:
+    refused = refusal(tmp_path, text)
+    assert refused.startswith(f"whichmodel.toml:{message}")
+    assert "CANARY" not in refused
+
+
+def test_a_binding_to_an_unknown_key_tells_the_known_names_and_not_what_it_says(tmp_path: Path) -> None:
+    path = write(tmp_path, "[policies.legal]\n[[bindings]]\npolicy = 'legal'\nkey = 'CANARY'\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, {"WHICHMODEL_API_KEYS": "CANARY name=firm,other name=desk,third"}, {})
+    assert str(caught.value) == f"{path}:4: bindings[0].key is not the name of an API key: expected one of firm, desk"
+    with pytest.raises(ConfigError, match=r"bindings\[0\]\.key is not the name of an API key"):
+        Settings(policies=PolicyBook({"legal": Policy()}, (Binding("legal", key="firm"),)))
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
@@ -180,6 +370,28 @@ class TestCheckConfig:
         (tmp_path / "live" / "static" / "vectors.npy").write_bytes(b"")
         assert main(["serve", "--check-config", "--config", str(path)]) == 1
         assert "static/vectors.npy" in capsys.readouterr().err
+
+    def test_it_checks_policies_bindings_and_profiles(self, artifact: RouterArtifact, tmp_path, capsys) -> None:
+        written = artifact.write(tmp_path / "live")
+        (tmp_path / "keys.txt").write_text("CANARY name=firm may=prompts\n")
+        profiles = tmp_path / "profiles.json"
+        known = {"usd_per_mtok_in": 1, "usd_per_mtok_out": 2}
+        profiles.write_text(json.dumps({written.models[0]: known, "another": known}))
+        place = '[server]\nartifact = "live"\n[routing]\nprofiles = "profiles.json"\n'
+        text = place + POLICIES.replace("[server]\n", "").replace('api_keys_file = "keys.txt"\n', "")
+        path = write(tmp_path, text)
+        keys = ["--api-keys-file", str(tmp_path / "keys.txt")]
+        assert main(["serve", "--check-config", "--config", str(path), *keys]) == 0
+        printed = capsys.readouterr().out
+        assert "profiles of 2 models, with 2 endpoints; 1 of the artifact's 3 are among them" in printed
+        assert "task 'contract review' is no intent of the artifact" in printed
+        assert 'legal where key = "firm"' in printed and "may prompts" in printed and "CANARY" not in printed
+        profiles.write_text('{"a": {"usd_per_mtok_in": "CHEAP"}}')
+        assert main(["serve", "--check-config", "--config", str(path), *keys]) == 1
+        assert str(profiles) in capsys.readouterr().err
+        write(tmp_path, text.replace("region =", "regin ="))
+        assert main(["serve", "--check-config", "--config", str(path), *keys]) == 1
+        assert "did you mean region?" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("text", "options", "message"),

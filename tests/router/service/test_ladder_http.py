@@ -29,7 +29,7 @@ from router.encoder import Encoding
 from router.router import Router
 from router.service.app import Service, create_app
 from router.service.auth import ApiKeys
-from router.service.schema import ErrorAnswer, RouteAnswer, RouteRequest
+from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
 from router.service.settings import Settings
 from router.types import Decision
 
@@ -137,7 +137,7 @@ def test_a_thousand_requests_at_once_get_the_lone_answers(server: ServerProcess,
     @functools.cache
     def lone(tier: str, prompt: str, policy_at: int) -> Decision:
         policy = RouteRequest(prompt=prompt, policy=POLICIES[policy_at]).policy
-        return router.answer_of(tier, prompt, policy.to_policy() if policy else None)
+        return router.answer_of(tier, prompt, policy.to_policy() if isinstance(policy, RequestPolicy) else None)
 
     async def ask_all() -> list[httpx.Response]:
         at_once = asyncio.Semaphore(64)
@@ -179,6 +179,7 @@ def test_every_budget_gets_an_answer_that_says_what_it_is(server: ServerProcess,
             "x-whichmodel-artifact": content.artifact_id,
             "x-whichmodel-elapsed-ms": f"{content.elapsed_ms:.4f}",
             "x-whichmodel-budget-met": json.dumps(content.budget_met),
+            "x-whichmodel-endpoint": content.endpoint,
         }
 
 
@@ -191,6 +192,35 @@ def test_a_decision_is_remembered_for_whoever_does_not_ask_for_a_fresh_one(serve
     after = metrics(server.port)
     assert after["cache_hits_total"] - before["cache_hits_total"] == 1
     assert after["cache_entries"] - before["cache_entries"] == 1
+
+
+def test_profiles_are_taken_over_while_it_serves(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "profiles.json"
+
+    def write(text: str) -> None:
+        beside = tmp_path / "new"
+        beside.write_text(text)
+        beside.replace(path)
+
+    def profiles(endpoint: str) -> str:
+        price = {"name": endpoint, "usd_per_mtok_in": 1, "usd_per_mtok_out": 1}
+        return json.dumps({name: {"endpoints": [price]} for name in ("coder-medium", "chef-large", "guide-small")})
+
+    write(profiles("first"))
+    started = serve_both(directory, WHICHMODEL_PROFILES=str(path))
+    try:
+        asked = {"prompt": "How long do I roast pumpkin?", "latency_budget_ms": LONG_MS}
+        assert [route(started.port, asked)[1]["endpoint"] for _ in range(2)] == ["first", "first"]
+        write(profiles("second"))
+        wait_until(lambda: route(started.port, asked)[1]["endpoint"] == "second")
+        write("{")
+        wait_until(lambda: metrics(started.port)["profiles_reloads_total failed"] == 1)
+        assert route(started.port, asked)[1]["endpoint"] == "second"
+        assert metrics(started.port)["profiles_reloads_total ok"] == 1
+    finally:
+        logged = stop_server(started)
+    (line,) = [one for one in logged.splitlines() if " ERROR " in one]
+    assert f"the profiles stay as they are: {path}" in line
 
 
 def busy(port: int, n: int) -> list[socket.socket]:

@@ -35,6 +35,8 @@ class Scene:
             encoder_waiting=lambda: 2,
             in_flight=lambda: 3,
             cache_entries=lambda: 4,
+            sessions=lambda: 5,
+            policies=("legal", "house"),
             clock_ms=lambda: self.now_ms,
         )
 
@@ -107,6 +109,7 @@ def test_gauges_are_asked_at_every_scrape(scene: Scene) -> None:
     assert scene.value("encoder_waiting_requests") == 2
     assert scene.value("in_flight_requests") == 3
     assert scene.value("cache_entries") == 4
+    assert scene.value("sessions") == 5
 
 
 def test_the_recent_share_forgets_after_a_minute(scene: Scene) -> None:
@@ -139,6 +142,21 @@ def test_labels_are_bounded_and_the_artifact_is_escaped(scene: Scene) -> None:
     assert scene.value("refusals_total", status="other") == 4
     info = {"artifact_id": '4f"\n\\', "verdict": "NOT ENOUGH DATA", "tiers": "static,full"}
     assert scene.value("artifact_info", **info) == 1
+
+
+def test_decisions_are_counted_by_configured_policies_alone(scene: Scene) -> None:
+    for name in ("legal", "legal+request", "legal+house", "house", "CANARY", "CANARY+legal"):
+        scene.metrics.decided_under(name)
+    counted = {name: scene.value("policy_decisions_total", policy=name) for name in ("legal", "house", "other")}
+    assert counted == {"legal": 3, "house": 1, "other": 2}
+    assert b"CANARY" not in scene.metrics.render()
+
+
+def test_changes_of_profiles_are_counted_by_outcome(scene: Scene) -> None:
+    for taken in (True, True, False):
+        scene.metrics.profiles_reloaded(taken)
+    reloads = [scene.value("profiles_reloads_total", outcome=outcome) for outcome in ("ok", "failed")]
+    assert reloads == [2, 1]
 
 
 def test_the_text_is_what_prometheus_asks_for(scene: Scene) -> None:

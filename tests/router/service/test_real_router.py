@@ -14,10 +14,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from router.artifact import RouterArtifact
+from router.policies import Binding, PolicyBook
 from router.router import Router
 from router.service.app import create_app
+from router.service.auth import ApiKeys
 from router.service.schema import REQUEST_EXAMPLES, RouteAnswer
 from router.service.settings import Settings
+from router.types import Policy
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,63 @@ def test_the_answer_is_the_decision_of_the_router(real_client: Client, router: R
         for name in ("elapsed_ms", "decision_id", "budget_met"):
             decision.pop(name)
         assert {name: value for name, value in answer.json.items() if name in decision} == decision
+
+
+CODE, COOKING = "Why does my script raise an error in the parser?", "Which herbs go with roast chicken?"
+
+
+@pytest.fixture(scope="module")
+def bound_client(router: Router) -> Iterator[Client]:
+    """The same router, where policies are bound to a key and to an intent."""
+    book = PolicyBook(
+        {"kitchen": Policy(candidates=("guide-small",)), "firm": Policy(exclude=("coder-medium",))},
+        (Binding("firm", key="firm"), Binding("kitchen", task="cooking")),
+    )
+    keys = ApiKeys.from_lines(["firm-key name=firm", "desk-key"], "the test")
+    app = create_app(router, Settings(policies=book, api_keys=keys))
+    with asyncio.Runner() as runner:
+        lifespan = app.router.lifespan_context(app)
+        runner.run(lifespan.__aenter__())
+        yield Client(app, runner)
+        runner.run(lifespan.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "model", "policy"),
+    [
+        ("desk", {"prompt": CODE}, "coder-medium", None),
+        ("desk", {"prompt": COOKING}, "guide-small", "kitchen"),
+        ("desk", {"prompt": COOKING, "task": "code"}, "chef-large", None),
+        ("desk", {"prompt": CODE, "task": "cooking"}, "guide-small", "kitchen"),
+        ("desk", {"prompt": COOKING, "policy": {"min_gain": 0.5}}, "guide-small", "kitchen+request"),
+        ("firm", {"prompt": COOKING}, "chef-large", "firm"),
+        ("firm", {"prompt": CODE, "policy": {"exclude": ["chef-large"]}}, "guide-small", "firm+request"),
+    ],
+)
+def test_what_is_bound_to_a_key_or_an_intent_decides(
+    bound_client: Client, key: str, asked: dict[str, Any], model: str, policy: str | None
+) -> None:
+    asked = {**asked, "latency_budget_ms": 10_000}
+    answer = bound_client.route(asked, headers={"x-api-key": f"{key}-key"}).json
+    assert (answer["model"], answer["policy"]) == (model, policy)
+
+
+def test_a_session_stays_with_its_model_for_its_key_alone(bound_client: Client) -> None:
+    desk, firm = {"x-api-key": "desk-key"}, {"x-api-key": "firm-key"}
+
+    def ask(prompt: str | None, headers: dict[str, str], **more: Any) -> tuple[str, str, str]:
+        asked = {"prompt": prompt, "session_id": "s-1", "task": "none", "latency_budget_ms": 10_000, **more}
+        answer = bound_client.route(asked, headers=headers).json
+        return answer["model"], answer["session"], answer["reason"]
+
+    assert ask(CODE, desk) == ("coder-medium", "new", "best")
+    stay = {"policy": {"switch_margin": 1.0}}
+    assert ask(COOKING, desk, **stay) == ("coder-medium", "kept", "session")
+    assert ask(COOKING, firm, **stay) == ("chef-large", "new", "best")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    open_call = [{"role": "user", "content": COOKING}, call]
+    assert ask(None, desk, messages=open_call) == ("coder-medium", "kept", "tool_call")
+    assert ask(COOKING, desk) == ("chef-large", "switched", "best")
 
 
 @pytest.mark.parametrize("example", REQUEST_EXAMPLES.values(), ids=REQUEST_EXAMPLES)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from fake_service import MODELS, Client, start_server, stop_server
 from starlette.routing import Route
 
 from router import client as http_client
+from router.policies import Binding
 from router.service import body, schema, server
+from router.service.auth import RIGHTS, ApiKeys, Caller
 from router.service.config import read_config
-from router.service.logs import logging_config
+from router.service.decision_log import LOGGER, written_fields
+from router.service.logs import WRITTEN_FIELDS, logging_config
 from router.service.metrics import Metrics
-from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
+from router.service.schema import ANSWER_EXAMPLE, ErrorAnswer, RequestHints, RequestPolicy, RouteAnswer, RouteRequest
 from router.service.settings import SETTINGS, Setting, Settings
+from router.types import Decision, Estimate, Intent
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "service.md").read_text("utf-8")
@@ -28,6 +33,28 @@ SAMPLE_HEAD = """\
 """
 
 
+PARTS = {"policy": RequestPolicy, "hints": RequestHints}
+SAMPLE_POLICIES = """\
+
+# Policies have the fields of a request's policy; bindings say for whom they hold. docs/service.md has more.
+
+#[policies]
+#default = "house"  # of whom no binding names
+
+#[policies.house]
+#strategy = "balanced"
+
+#[policies.legal]
+#region = ["eu", "ch"]
+#require = ["tools"]
+#max_cost_usd = 0.02
+
+#[[bindings]]
+#policy = "legal"
+#key = "mail"  # as the file of API keys calls it; or one or more of application, role, task
+"""
+
+
 def section(title: str) -> str:
     """Return a section of the page."""
     return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
@@ -35,14 +62,15 @@ def section(title: str) -> str:
 
 def toml(value: object) -> str:
     """Return a value as the file of settings has it."""
-    return json.dumps(value) if isinstance(value, str) else str(value).removesuffix(".0")
+    return json.dumps(value) if isinstance(value, str | bool) else str(value).removesuffix(".0")
 
 
 def allowed(one: Setting) -> str:
     """Return what a setting may be."""
     if one.kind in (int, float):
         return f"{one.low:,} to {one.high:,} {one.unit}".rstrip()
-    return ", ".join(f"`{choice}`" for choice in one.choices) or ("path" if one.kind is Path else "text")
+    choices = ("true", "false") if one.kind is bool else one.choices
+    return ", ".join(f"`{choice}`" for choice in choices) or ("path" if one.kind is Path else "text")
 
 
 def table_row(one: Setting) -> str:
@@ -58,10 +86,10 @@ def sample() -> str:
         lines.append(f"[{table}]")
         for one in (one for one in SETTINGS if one.table == table):
             lines.append(f"# {one.help} ({allowed(one).replace('`', '')})")
-            examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt"}
+            examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt", "profiles": "profiles.yaml"}
             unset = one.default is None
             lines.append(f"{'# ' if unset else ''}{one.name} = {toml(examples[one.name] if unset else one.default)}\n")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip() + "\n" + SAMPLE_POLICIES
 
 
 def test_every_path_is_named(client: Client) -> None:
@@ -70,7 +98,8 @@ def test_every_path_is_named(client: Client) -> None:
 
 
 def test_every_field_is_named() -> None:
-    fields = {*RouteRequest.model_fields, *(f"policy.{name}" for name in RequestPolicy.model_fields)} - {"policy"}
+    policy, hints = ([f"{name}.{one}" for one in model.model_fields] for name, model in PARTS.items())
+    fields = {*RouteRequest.model_fields, *policy, *hints} - {"hints"}
     assert fields == set(re.findall(r"^\| `([\w.]+)` \|", section("POST /route"), re.MULTILINE))
 
 
@@ -86,6 +115,37 @@ def test_the_sample_file_is_the_table_at_its_defaults(tmp_path: Path) -> None:
     every.write_text(re.sub(r"^# (?=\w+ = )", "", sample(), flags=re.MULTILINE))
     (tmp_path / "api_keys.txt").write_text("a-key\n")
     assert set(read_config(every, {}, {}).sources) - {"api_keys"} == {one.name for one in SETTINGS}
+
+
+def test_the_policies_of_the_sample_file_are_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "whichmodel.toml"
+    path.write_text(re.sub(r"^#(?=[\w\[])", "", sample(), flags=re.MULTILINE))
+    book = read_config(path, {"WHICHMODEL_API_KEYS": "a-key name=mail"}, {}).settings.policies
+    assert (list(book.policies), book.default, book.bindings) == (
+        ["house", "legal"],
+        "house",
+        (Binding("legal", key="mail"),),
+    )
+
+
+def test_the_policies_of_the_page_are_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "whichmodel.toml"
+    path.write_text(section("Policies").split("```toml\n")[1].split("```")[0])
+    book = read_config(path, {"WHICHMODEL_API_KEYS": "a-key name=clinic"}, {}).settings.policies
+    assert [one.policy for one in book.bindings] == ["private", "legal"]
+
+
+def test_the_table_of_layers_has_every_field_of_a_policy_once() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section("Policies"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"\w+", row)]
+    assert sorted(named) == sorted(RequestPolicy.model_fields)
+
+
+def test_the_keys_of_the_page_are_in_order() -> None:
+    (lines,) = re.findall(r"```text\n(.*?)```", section("Keys"), re.DOTALL)
+    keys = ApiKeys.from_lines(lines.splitlines(), "the page")
+    assert keys.callers == (Caller("mail"), Caller("lab", frozenset({"prompts"})), Caller("key3"))
+    assert all(f"may={right}" in section("Keys") for right in RIGHTS)
 
 
 def test_the_example_of_check_config_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +168,7 @@ def test_every_metric_is_named_with_its_type() -> None:
         encoder_waiting=zero,
         in_flight=zero,
         cache_entries=zero,
+        sessions=zero,
     )
     exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.render().decode(), re.MULTILINE))
     named = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Metrics"), re.MULTILINE))
@@ -132,7 +193,25 @@ def test_the_log_lines_are_in_their_forms() -> None:
         record.msg, record.args = "unexpected %s", ("RuntimeError",)
         record.created = datetime(2026, 1, 31, 9, 30, 0, 123_000, UTC).timestamp()
         formatter = logging_config(Settings())["formatters"][log_format]["()"]()
-        assert re.findall(pattern, section("Logs")) == [formatter.format(record)]
+        assert re.findall(pattern, section("Logs"))[:1] == [formatter.format(record)]
+
+
+def test_the_line_of_a_decision_is_what_is_logged() -> None:
+    example = ANSWER_EXAMPLE
+    said = {"model": example["model"], **dict.fromkeys(("quality", "low", "high", "support", "utility"), 0.0)}
+    chosen = Estimate(**{**said, "quality": example["quality"]}, cost_usd=0.00042, latency_ms=2350.0)
+    plain = {one.name: example[one.name] for one in fields(Decision) if one.name in example}
+    decision = Decision(
+        **{**plain, "intent": Intent("code", 0.8, 0.7), "fallbacks": tuple(example["fallbacks"])},
+        **{"summary": "", "estimates": (chosen,), "excluded": (), "neighbors": ()},
+    )
+    asked = RouteRequest(prompt="x", application="mail", role="writer", task="letters")
+    record = logging.makeLogRecord({"name": LOGGER, "levelname": "INFO", "msg": "decided"})
+    record.created = datetime(2026, 1, 31, 9, 30, 0, 123_000, UTC).timestamp()
+    vars(record)[WRITTEN_FIELDS] = written_fields(decision, asked, Caller("mail"), "mail\0trip-17")
+    line = logging_config(Settings())["formatters"]["json"]["()"]().format(record)
+    assert re.findall(r"```jsonl\n(.*)\n```", section("Logs"))[1:] == [line]
+    assert json.loads(line)["session_hash"]
 
 
 @pytest.mark.parametrize(

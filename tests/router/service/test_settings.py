@@ -13,7 +13,7 @@ KEYS = ApiKeys.from_lines(["one", "two"], "the test")
 
 
 def test_the_table_has_every_field_but_the_keys() -> None:
-    assert {one.name for one in SETTINGS} == {one.name for one in fields(Settings)} - {"api_keys"}
+    assert {one.name for one in SETTINGS} == {one.name for one in fields(Settings)} - {"api_keys", "policies"}
     assert {one.table for one in SETTINGS} == {"server", "routing"}
 
 
@@ -49,6 +49,10 @@ def test_everything_can_be_set() -> None:
         "WHICHMODEL_MAX_WAITING": "7",
         "WHICHMODEL_ENCODER_THREADS": "3",
         "WHICHMODEL_ENCODER_NICE": "19",
+        "WHICHMODEL_LOG_DECISIONS": "False",
+        "WHICHMODEL_PROFILES": "profiles.yaml",
+        "WHICHMODEL_MAX_SESSIONS": "0",
+        "WHICHMODEL_SESSION_TTL_S": "60",
         "WHICHMODEL_API_KEYS": "one, two",
         "UNRELATED": "x",
     }
@@ -67,6 +71,10 @@ def test_everything_can_be_set() -> None:
         max_waiting=7,
         encoder_threads=3,
         encoder_nice=19,
+        log_decisions=False,
+        profiles=Path("profiles.yaml"),
+        max_sessions=0,
+        session_ttl_s=60.0,
         api_keys=KEYS,
     )
 
@@ -99,6 +107,9 @@ def test_a_file_of_keys_is_read_however_it_was_named(tmp_path: Path) -> None:
         ("WHICHMODEL_LOG_FORMAT", "xml", "text or json"),
         ("WHICHMODEL_LOG_LEVEL", "loud", "debug or info or warning or error"),
         ("WHICHMODEL_HOST", "a b", "a text without spaces"),
+        ("WHICHMODEL_LOG_DECISIONS", "yes", "true or false"),
+        ("WHICHMODEL_MAX_SESSIONS", "-1", "from 0 to 10,000,000 (sessions)"),
+        ("WHICHMODEL_SESSION_TTL_S", "0.5", "from 1 to 604,800 (s)"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: str, wanted: str) -> None:
@@ -124,7 +135,9 @@ def test_two_sources_of_keys_are_refused() -> None:
         Settings.from_environment({"WHICHMODEL_API_KEYS": "one", "WHICHMODEL_API_KEYS_FILE": "file"})
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", 99_999), ("port", True), ("port", 8080.0), ("host", "")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 99_999), ("port", True), ("port", 8080.0), ("host", ""), ("log_decisions", 1)]
+)
 def test_ranges_and_types_hold_without_an_environment_too(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{name} has the value"):
         Settings(**{name: value})
