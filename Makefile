@@ -7,7 +7,7 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers tables clean
+	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers prove-artifacts tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
+	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -75,6 +76,9 @@ bench-latency-service: $(VENV)/.installed
 bench-latency-peers: $(ENCODERS_VENV)/.peers
 	$(ENCODERS_VENV)/bin/python benchmarks/latency.py $(LATENCY) --only peers
 	$(ENCODERS_VENV)/bin/python benchmarks/latency_tables.py
+
+prove-artifacts: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/mutations.py
 
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
