@@ -70,12 +70,17 @@ class Folder:
             ArtifactError: it cannot be read, has above ``at_most`` bytes or is not what the entry says; it is named.
         """
         path = self.root / name
+        size = 0
         try:
-            with os.fdopen(self._open(name), "rb") as file:
-                size = _checked_size(os.fstat(file.fileno()), at_most, path)
+            descriptor = self._open(name)
+            try:
+                size = _checked_size(os.fstat(descriptor), at_most, path)
                 if isinstance(entry, dict) and entry.get("bytes") != size:
                     raise ArtifactError(f"{path}: {size} bytes, the manifest says {entry.get('bytes')}")
-                raw = file.read(size + 1)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    raw = file.read(size + 1)
+            finally:
+                os.close(descriptor)
         except OSError as exc:
             raise ArtifactError(f"{path}: cannot be read: {_why(exc)}") from exc
         except MemoryError as exc:

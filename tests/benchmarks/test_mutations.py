@@ -1,4 +1,4 @@
-"""benchmarks/mutations.py in small: no damaged artifact is accepted and wrong, and the control sees that it could be."""
+"""benchmarks/mutations.py in small: nothing damaged is accepted and wrong, and the control sees that it could be."""
 
 import shutil
 from collections import Counter
