@@ -2,12 +2,13 @@
 
 Reading and writing of the format live here, and in router.tier what there is once per encoder. No pickle, no index
 file, no code: JSON and .npy only. Every file's SHA-256 and size stand in ``manifest.json``, which is written last; the
-bytes that are hashed are the bytes that are parsed.
+bytes that are hashed are the bytes that are parsed. docs/artifact.md tells what is checked in which order.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,16 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.canaries import CANARIES, canaries_of, check_canaries, read_canaries
+from router.encoder import ENCODER_FILES
 from router.errors import ArtifactError, ConfigError
 from router.estimate import KINDS
 from router.files import (
+    MAX_FILE_BYTES,
+    MAX_HEADER_BYTES,
+    Folder,
     check_arrays,
     json_bytes,
     npy_bytes,
     parse_array,
     parse_json,
-    read_file,
     swap,
+    sync_directory,
     tidy,
     write_synced,
 )
@@ -36,7 +42,7 @@ from router.prompt import Template
 from router.tier import BEST_FIRST, LEARNED, TIER_FILES, RowFacts, Tier, read_tier
 from router.types import TRADE_OFFS, JsonObject, ModelProfile, Verdict
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 PROFILES, PROMPTS = "profiles.json", "prompts.jsonl"
 INTENTS, SIZES, WON, HASHES = "intents.npy", "sizes.npy", "won.npy", "prompt_hashes.npy"
@@ -48,6 +54,15 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     HASHES: ("uint8", 2),
 }
 HASH_BYTES = 16
+MANIFEST_FIELDS = {
+    *("format_version", "tiers", "pins", "kind", "n_rows", "models", "verdict", "files", "artifact_id"),
+}
+# Far above what is of use, and low enough that what a damaged manifest asks for is refused before it is read.
+MAX_ROWS, MAX_MODELS = 10_000_000, 1_000
+MAX_MANIFEST_BYTES, MAX_JSON_BYTES, MAX_ARTIFACT_BYTES = 4 << 20, 256 << 20, 16 << 30
+# Of all arrays of a row together it is a few thousand.
+MAX_ROW_BYTES = 1 << 16
+_SHA256 = re.compile("[0-9a-f]{64}")
 # Where the rows' intents came from: the log's labels, the model beside the encoder, clusters, or nowhere.
 INTENT_SOURCES = ("given", "model", "discovered", "none")
 
@@ -162,6 +177,7 @@ class RouterArtifact:
             contents[PROMPTS] = "".join(json.dumps(text) + "\n" for text in self.prompts).encode()
         for tier in self.tiers:
             contents |= {f"{tier.name}/{name}": raw for name, raw in tier.files().items()}
+        contents[CANARIES] = json_bytes(canaries_of(self.tiers, contents, self.template, self.models, self.best_fixed))
         files = {}
         for name, raw in contents.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -171,14 +187,13 @@ class RouterArtifact:
             "format_version": FORMAT_VERSION,
             "tiers": [tier.name for tier in self.tiers],
             "pins": {tier.name: pins_of(tier.encoder) for tier in self.tiers},
-            "kind": evidence.kind,
-            "n_rows": self.n_rows,
-            "models": list(self.models),
-            "verdict": asdict(self.verdict),
+            **_said(self),
             "files": files,
         }
         manifest["artifact_id"] = _artifact_id(manifest)
         write_synced(directory / MANIFEST, json_bytes(manifest))
+        for folder in sorted({(directory / name).parent for name in contents}, reverse=True):
+            sync_directory(folder)
         return str(manifest["artifact_id"])
 
     def _learned(self) -> JsonObject:
@@ -201,7 +216,7 @@ def are_tiers(names: object) -> bool:
 
 def required_files(tiers: Sequence[str]) -> tuple[str, ...]:
     """Return the files that an artifact with these tiers holds beside its manifest, prompts apart."""
-    return (*ARRAYS, LEARNED, PROFILES, *(f"{tier}/{name}" for tier in tiers for name in TIER_FILES))
+    return (*ARRAYS, LEARNED, PROFILES, CANARIES, *(f"{tier}/{name}" for tier in tiers for name in TIER_FILES))
 
 
 def check_target(directory: str | Path) -> None:
@@ -226,30 +241,32 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
             named, and of what made the vectors the property.
         EncoderError: an encoder inside does not work.
     """
-    root = Path(directory)
-    if not root.is_dir():
-        raise ArtifactError(f"{root}: no such directory; expected an artifact written by 'whichmodel train --out'")
-    manifest = _read_manifest(root)
-    contents = {
-        name: read_file(root / name, entry if isinstance(entry, dict) else {})
-        for name, entry in manifest["files"].items()
-    }
+    with Folder(directory) as folder:
+        root, manifest = folder.root, _read_manifest(folder)
+        contents = {
+            name: folder.read(name, at_most=_most_bytes(name, manifest["n_rows"]), entry=entry)
+            for name, entry in manifest["files"].items()
+        }
+    # Before anything else is parsed: what was altered must not reach a parser, least of all that of networks.
+    canaries = read_canaries(contents, _encoder_ids(manifest), root)
     arrays = {name: parse_array(contents[name], *form, root / name) for name, form in ARRAYS.items()}
     learned = parse_json(contents[LEARNED], root / LEARNED)
     try:
         artifact = _assemble(arrays, learned, contents, manifest, root)
-    except (KeyError, TypeError, ValueError, ConfigError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as exc:
         raise ArtifactError(f"{root / LEARNED}: {exc!r}") from exc
     _check_shapes(artifact, root)
     _check_numbers(artifact, root)
     _check_intents(artifact, root)
+    _check_said(artifact, manifest, root)
+    check_canaries(canaries, artifact.tiers, artifact.template, artifact.models, artifact.best_fixed, root / CANARIES)
     return artifact
 
 
-def _read_manifest(root: Path) -> JsonObject:
+def _read_manifest(folder: Folder) -> JsonObject:
     """Return the manifest: of this version, vouching for itself, and with the very files that its tiers have."""
-    path = root / MANIFEST
-    manifest = parse_json(read_file(path, None), path)
+    path = folder.root / MANIFEST
+    manifest = parse_json(folder.read(MANIFEST, at_most=MAX_MANIFEST_BYTES), path)
     found = manifest.get("format_version")
     if found != FORMAT_VERSION:
         raise ArtifactError(f"{path}: format_version {found!r}, this version reads {FORMAT_VERSION}; train it again")
@@ -263,7 +280,45 @@ def _read_manifest(root: Path) -> JsonObject:
     required = required_files(tiers)
     if not isinstance(files, dict) or not set(required) <= set(files) <= {*required, PROMPTS}:
         raise ArtifactError(f"{path}: 'files' must name exactly {', '.join(required)} [{PROMPTS}]")
+    _check_entries(manifest, path)
     return manifest
+
+
+def _check_entries(manifest: JsonObject, path: Path) -> None:
+    """Refuse a manifest of unknown fields, entries of another form, or more than one would ever want to read."""
+    if set(manifest) != MANIFEST_FIELDS:
+        raise ArtifactError(f"{path}: expected exactly {', '.join(sorted(MANIFEST_FIELDS))}")
+    if type(manifest["n_rows"]) is not int or not 1 <= manifest["n_rows"] <= MAX_ROWS:
+        raise ArtifactError(f"{path}: n_rows must be within 1 and {MAX_ROWS}")
+    for name, entry in manifest["files"].items():
+        if not (
+            isinstance(entry, dict)
+            and set(entry) == {"sha256", "bytes"}
+            and type(entry["bytes"]) is int
+            and isinstance(entry["sha256"], str)
+            and _SHA256.fullmatch(entry["sha256"])
+        ):
+            raise ArtifactError(f"{path}: files: {name}: expected sha256, in hexadecimal, and bytes")
+        if not 0 <= entry["bytes"] <= _most_bytes(name, manifest["n_rows"]):
+            raise ArtifactError(f"{path}: files: {name}: {entry['bytes']} bytes is out of range")
+    if sum(entry["bytes"] for entry in manifest["files"].values()) > MAX_ARTIFACT_BYTES:
+        raise ArtifactError(f"{path}: files of more than {MAX_ARTIFACT_BYTES} bytes together")
+
+
+def _most_bytes(name: str, n_rows: int) -> int:
+    """Return how large a file may be in an artifact with so many rows."""
+    if name.endswith(".npy"):
+        return min(MAX_FILE_BYTES, MAX_HEADER_BYTES + n_rows * MAX_ROW_BYTES)
+    return MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+
+
+def _encoder_ids(manifest: JsonObject) -> dict[str, str]:
+    """Return the id of each tier's encoder, as router.encoder makes it of the files, from the hashes of these files."""
+    ids = {}
+    for tier in manifest["tiers"]:
+        hashes = [bytes.fromhex(manifest["files"][f"{tier}/encoder/{name}"]["sha256"]) for name in ENCODER_FILES]
+        ids[tier] = hashlib.sha256(b"".join(hashes)).hexdigest()
+    return ids
 
 
 def _assemble(
@@ -273,11 +328,13 @@ def _assemble(
     manifest: JsonObject,
     root: Path,
 ) -> RouterArtifact:
-    models, intents = tuple(str(one) for one in learned["models"]), tuple(str(one) for one in learned["intents"])
-    facts = RowFacts(str(learned["kind"]), arrays[INTENTS], arrays[SIZES], len(models), len(intents))
+    models, intents = _texts(learned["models"]), _texts(learned["intents"])
+    if not 2 <= len(models) <= MAX_MODELS:
+        raise ValueError(f"models: expected 2 to {MAX_MODELS}, got {len(models)}")
+    facts = RowFacts(_text(learned["kind"]), arrays[INTENTS], arrays[SIZES], len(models), len(intents))
     prompts = None
     if PROMPTS in contents:
-        prompts = tuple(str(json.loads(line)) for line in contents[PROMPTS].splitlines())
+        prompts = _texts([json.loads(line) for line in contents[PROMPTS].splitlines()])
     return RouterArtifact(
         models=models,
         tiers=tuple(
@@ -286,15 +343,27 @@ def _assemble(
         won=arrays[WON],
         prompt_hashes=arrays[HASHES],
         intents=intents,
-        intents_from=str(learned["intents_from"]),
+        intents_from=_text(learned["intents_from"]),
         intent_quality=np.array(learned["intent_quality"], dtype=np.float64).reshape(-1, len(models)),
-        template=Template(tuple(learned["template"]["prefixes"]), tuple(learned["template"]["suffixes"])),
+        template=Template(_texts(learned["template"]["prefixes"]), _texts(learned["template"]["suffixes"])),
         profiles=profiles_from_json(parse_json(contents[PROFILES], root / PROFILES), str(root / PROFILES)),
-        best_fixed=str(learned["best_fixed"]),
-        default_strategy=str(learned["default_strategy"]),
+        best_fixed=_text(learned["best_fixed"]),
+        default_strategy=_text(learned["default_strategy"]),
         prompts=prompts,
         id=str(manifest["artifact_id"]),
     )
+
+
+def _texts(raw: object) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(one, str) for one in raw):
+        raise ValueError(f"expected a list of texts, got {str(raw)[:80]}")
+    return tuple(raw)
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"expected a text, got {str(raw)[:80]}")
+    return raw
 
 
 def _below(tier: str, contents: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -325,6 +394,8 @@ def _check_numbers(artifact: RouterArtifact, root: Path) -> None:
         raise ArtifactError(f"{root / INTENTS}: has no rows, or names intents beyond the {len(artifact.intents)} known")
     if evidence.kind not in KINDS or artifact.best_fixed not in models or not 2 <= len(set(models)) == len(models):
         raise ArtifactError(f"{root / LEARNED}: kind, best_fixed or the list of models is impossible")
+    if any(tier.verdict.best_fixed not in models for tier in artifact.tiers):
+        raise ArtifactError(f"{root}: a verdict of a model that the artifact does not know")
     if artifact.default_strategy not in TRADE_OFFS:
         raise ArtifactError(f"{root / LEARNED}: default_strategy must be one of {', '.join(TRADE_OFFS)}")
     if artifact.prompts is not None and len(artifact.prompts) != n_rows:
@@ -341,6 +412,24 @@ def _check_intents(artifact: RouterArtifact, root: Path) -> None:
         )
     if (artifact.intent_quality < 0).any() or (artifact.intent_quality > 1).any():
         raise ArtifactError(f"{root / LEARNED}: intent_quality must be within 0 and 1")
+
+
+def _check_said(artifact: RouterArtifact, manifest: JsonObject, root: Path) -> None:
+    """Refuse a manifest that says anything else than the files do."""
+    said = _said(artifact)
+    for name, value in said.items():
+        if manifest[name] != value:
+            raise ArtifactError(f"{root / MANIFEST}: {name} {manifest[name]!r}, but the files say {value!r}")
+
+
+def _said(artifact: RouterArtifact) -> JsonObject:
+    """Return what the manifest says of the content, for those who look at nothing else."""
+    return {
+        "kind": artifact.best.evidence.kind,
+        "n_rows": artifact.n_rows,
+        "models": list(artifact.models),
+        "verdict": asdict(artifact.verdict),
+    }
 
 
 def _artifact_id(manifest: JsonObject) -> str:

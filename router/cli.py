@@ -14,6 +14,7 @@ from router.arguments import amount, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.cli_feedback import add_feedback
+from router.cli_live import add_live
 from router.cli_profiles import add_profiles
 from router.cli_route import add_route
 from router.cli_serve import add_serve
@@ -31,6 +32,7 @@ EPILOG = """examples:
   whichmodel show models/v1
   whichmodel route models/v1 "Prove that the square root of 2 is irrational." --explain
   whichmodel serve models/v1 --port 8080
+  whichmodel publish models/v2 --live models/live
 """
 INTENTS_FROM = {
     "given": "labels given in the log",
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     add_route(commands, _command)
     add_serve(commands, _command)
+    add_live(commands, _command)
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(show)

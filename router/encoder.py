@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 from tokenizers import Tokenizer
 
 from router.errors import EncoderError
+from router.onnx_file import check_self_contained
 from router.types import Embedding, JsonObject
 
 ENCODER_FILES = ("encoder.json", "tokenizer.json", "model.onnx")
@@ -375,6 +376,7 @@ def _keep(sequence: Cut, room: int, truncation: str) -> Cut:
 
 
 def _load_session(raw: bytes, where: str) -> onnxruntime.InferenceSession:
+    check_self_contained(raw, f"{where}/model.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -27,6 +27,9 @@ TIER_ARRAYS: Mapping[str, tuple[str, int]] = {
     WEIGHTS: ("float32", 2),
     RESIDUALS: ("float32", 2),
 }
+VERDICTS = ("ROUTE", "DO NOT ROUTE", "NOT ENOUGH DATA")
+# So far from what training writes that no log comes near them, and so far from overflow that no sum does.
+MAX_NUMBER, MAX_FEATURE_WEIGHT, MIN_FEATURE_SCALE = 1e9, 1e3, 1e-9
 TIER_FILES = (*(f"encoder/{name}" for name in ENCODER_FILES), *TIER_ARRAYS, LEARNED, REPORT)
 
 
@@ -117,7 +120,7 @@ def read_tier(name: str, contents: Mapping[str, bytes], facts: RowFacts, pins: o
     report = parse_json(contents[REPORT], home / REPORT)
     try:
         tier = _assemble(encoder, arrays, learned, report, facts)
-    except (KeyError, TypeError, ValueError, ConfigError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as exc:
         raise ArtifactError(f"{home / LEARNED}: {exc!r}") from exc
     _check_shapes(tier, facts, home)
     _check_numbers(tier, home)
@@ -135,6 +138,7 @@ def _assemble(
     if set(learned["settings"]) != set(names):
         got = ", ".join(sorted(learned["settings"]))
         raise ValueError(f"settings must be exactly {', '.join(names)}; got {got}")
+    _check_types(learned["settings"])
     space = learned["space"]
     return Tier(
         encoder=encoder,
@@ -160,6 +164,15 @@ def _assemble(
         strategies={name: None if usd is None else float(usd) for name, usd in learned["strategies"].items()},
         report=report,
     )
+
+
+def _check_types(settings: JsonObject) -> None:
+    """Raise ValueError for a setting of another type than its field's, or a number that is none."""
+    for one in fields(EstimatorSettings):
+        value, wanted = settings[one.name], one.type
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits or (wanted is not str and not abs(value) < np.inf):
+            raise ValueError(f"settings: {one.name} must be {getattr(wanted, '__name__', wanted)}, got {value!r}")
 
 
 def _check_shapes(tier: Tier, facts: RowFacts, home: Path) -> None:
@@ -194,10 +207,27 @@ def _check_numbers(tier: Tier, home: Path) -> None:
     largest = np.maximum(tier.vectors.max(axis=1), -tier.vectors.min(axis=1).astype(np.int16))
     if not (largest == TOP).all():
         raise ArtifactError(f"{home / VECTORS}: the largest absolute component of every row must be {TOP}")
-    if not (space.feature_scale > 0).all() or not 0 <= space.feature_weight < np.inf:
-        raise ArtifactError(f"{home / LEARNED}: feature scales must be above 0 and their weight finite")
+    if not (space.feature_scale >= MIN_FEATURE_SCALE).all() or not 0 <= space.feature_weight <= MAX_FEATURE_WEIGHT:
+        raise ArtifactError(
+            f"{home / LEARNED}: feature scales must be at least {MIN_FEATURE_SCALE:g} and their weight within 0 and "
+            f"{MAX_FEATURE_WEIGHT:g}"
+        )
+    if (np.abs(space.center) > 1.001).any():  # a mean of unit vectors, which rounding makes a little longer
+        raise ArtifactError(f"{home / LEARNED}: center must be within -1 and 1")
     if (evidence.h < 0).any() or (evidence.variance < 0).any():
         raise ArtifactError(f"{home / WEIGHTS}: evidence weights and variances must not be negative")
+    for name, numbers in (
+        (WEIGHTS, evidence.h),
+        (RESIDUALS, evidence.g),
+        (f"{LEARNED} prior", evidence.prior),
+        (f"{LEARNED} intent_priors", evidence.intent_priors),
+        (f"{LEARNED} variance", evidence.variance),
+        (f"{LEARNED} feature_mean", space.feature_mean),
+    ):
+        if np.abs(numbers).max(initial=0) > MAX_NUMBER:
+            raise ArtifactError(f"{home / name}: a number beyond {MAX_NUMBER:g}")
+    if tier.verdict.label not in VERDICTS or not isinstance(tier.verdict.text, str):
+        raise ArtifactError(f"{home / LEARNED}: the verdict must be {', '.join(VERDICTS)}, and a text")
     amounts = [usd for usd in tier.strategies.values() if usd is not None]
     if set(tier.strategies) != set(TRADE_OFFS) or not all(0 < usd < np.inf for usd in amounts):
         raise ArtifactError(f"{home / LEARNED}: strategies must be {', '.join(TRADE_OFFS)}, each null or USD above 0")

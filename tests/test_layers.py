@@ -20,11 +20,13 @@ LAYERS = {
     "router.features": 0,
     "router.deadline": 0,
     "router.files": 0,
+    "router.onnx_file": 0,
     "router.forecast": 0,
     "router.marked": 0,
     "router.published_catalogue": 0,
     "router.artifact": 1,
     "router.cache": 1,
+    "router.canaries": 1,
     "router.catalogue": 1,
     "router.constraints": 1,
     "router.flips": 1,
@@ -48,7 +50,8 @@ LAYERS = {
     "router.worker": 2,
     "router.router": 3,
     "router": 4,
-    "router.service": 4,
+    "router.live": 4,
+    "router.service": 5,
     "router.client": 4,
     "router.arguments": 0,
     "router.prompt_lines": 1,
@@ -56,9 +59,10 @@ LAYERS = {
     "router.cli_route": 4,
     "router.cli_profiles": 4,
     "router.cli_feedback": 4,
-    "router.cli_serve": 5,
+    "router.cli_serve": 6,
     "router.cli_whatif": 5,
-    "router.cli": 6,
+    "router.cli_live": 5,
+    "router.cli": 7,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
 # values, and three rooms take values that others give.
@@ -68,10 +72,15 @@ SIDEWAYS = {
     ("router.marked", "router.errors"),
     ("router.published_catalogue", "router.errors"),
     ("router.files", "router.types"),
+    ("router.artifact", "router.canaries"),
+    ("router.artifact", "router.encoder"),
     ("router.artifact", "router.estimate"),
     ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
     ("router.artifact", "router.tier"),
+    ("router.canaries", "router.estimate"),
+    ("router.canaries", "router.index"),
+    ("router.canaries", "router.tier"),
     ("router.estimate", "router.index"),
     ("router.pins", "router.encoder"),
     ("router.pins", "router.index"),
@@ -80,6 +89,7 @@ SIDEWAYS = {
     ("router.flips", "router.estimate"),
     ("router.flips", "router.policy"),
     ("router.needs", "router.types"),
+    ("router.onnx_file", "router.errors"),
     ("router.policy", "router.catalogue"),
     ("router.policy", "router.constraints"),
     ("router.policy", "router.estimate"),
@@ -94,7 +104,7 @@ SIDEWAYS = {
 PACKAGES = ("router.service", "router.feedback")
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
 COMMAND_LINES = (
-    *("router.cli", "router.cli_encoder", "router.cli_feedback"),
+    *("router.cli", "router.cli_encoder", "router.cli_feedback", "router.cli_live"),
     *("router.cli_route", "router.cli_serve", "router.cli_whatif"),
 )
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
