@@ -58,8 +58,8 @@ class Served:
 
 @contextmanager
 def serving(command: Sequence[str], *, cwd: Path | None = None) -> Iterator[Served]:
-    """Start a server that prints its URL, and stop it in the end."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
+    """Start a server that prints its URL, and stop it in the end; its line per decision is written, to nowhere."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd) as process:
         try:
             line = process.stdout.readline()
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
