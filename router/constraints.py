@@ -1,7 +1,7 @@
 """What a request rules out: which endpoints it allows, and of those it does not, why."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from router.catalogue import Catalogue, Table
 from router.types import Exclusion, Needs, Policy
+
+MAX_NAMED = 3
+# What is worked out for a policy that names more than these is not kept: it could be made to fill the memory.
+MAX_KEPT_NAMES = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +55,14 @@ class Constraint:
 
 def _missing(offers: Offers, row: int, wanted: tuple[str, ...], why: str = "") -> str | None:
     own = offers.catalogue.profiles[row].capabilities
-    return None if own is None else f"has no {' and no '.join(sorted(set(wanted) - set(own)))}{why}"
+    return None if own is None else f"has no {_few(sorted(set(wanted) - set(own)), ' and no ')}{why}"
+
+
+def _few(names: Sequence[str], between: str) -> str:
+    """Name some of them: a request may state as many as it likes, and the answer need not repeat them all."""
+    if len(names) <= MAX_NAMED:
+        return between.join(names)
+    return f"{between.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
 
 
 def _at(offers: Offers, row: int, place: int) -> str:
@@ -163,7 +174,8 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
     """Return what every endpoint offers for a request. relative_size: of the answer, in units of its model's mean."""
     costs_usd = catalogue.costs_usd(needs.input_tokens, relative_size)
     latencies_ms = catalogue.latencies_ms(relative_size)
-    lasting, n_lasting, said = _lasting_violations(catalogue, policy, needs.capabilities)
+    work_out = _lasting_violations if policy.n_names <= MAX_KEPT_NAMES else _lasting_violations.__wrapped__
+    lasting, n_lasting, said = work_out(catalogue, _lasting_part(policy), needs.capabilities)
     moving = []
     if catalogue.knows_context:
         too_long = needs.input_tokens + catalogue.output_tokens(relative_size) > catalogue.context_tokens
@@ -178,6 +190,18 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
             lasting[place] = violated
             n_lasting += violated
     return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting, said)
+
+
+def _lasting_part(policy: Policy) -> Policy:
+    """Return a policy without the amounts in which many differ, and which rule out other endpoints for every prompt."""
+    amounts = (policy.max_cost_usd, policy.max_latency_ms, policy.willingness_to_pay_usd, policy.willingness_to_wait_ms)
+    if amounts == (None, None, None, None):
+        return policy
+    return Policy(
+        policy.candidates,
+        *(policy.exclude, policy.require, policy.role, policy.stays_local, policy.region),
+        min_uptime=policy.min_uptime,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -229,7 +253,8 @@ def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
             if at[0] not in (_CONTEXT, _COST, _LATENCY):
                 offers.said[at] = known
         out.append(known)
-    for name in sorted(set(offers.policy.candidates or ()) - set(offers.catalogue.models)):
+    named = {*(offers.policy.candidates or ()), *offers.policy.exclude}
+    for name in sorted(named - set(offers.catalogue.models)):
         out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
     return tuple(out)
 
@@ -248,10 +273,10 @@ def why_empty(offers: Offers) -> str:
     policy, left = offers.policy, offers.catalogue.exists
     left_after = np.logical_and.accumulate(~offers.violations & left, axis=0).any(axis=(1, 2))
     return CONSTRAINTS[int(left_after.argmin())].empties.format(
-        require=" and ".join(policy.require),
-        needed=" and ".join(offers.needs.capabilities),
+        require=_few(policy.require, " and "),
+        needed=_few(offers.needs.capabilities, " and "),
         role=policy.role,
-        region=" or ".join(policy.region or ()) or "a region that all policies allow",
+        region=_few(policy.region or (), " or ") or "a region that all policies allow",
         min_uptime=policy.min_uptime,
         max_cost_usd=policy.max_cost_usd,
         max_latency_ms=policy.max_latency_ms,

@@ -39,8 +39,8 @@ def count_tokens(text: str) -> int:
     return math.ceil(len(text) / CHARS_PER_TOKEN)
 
 
-def needs_of(prompt: str | Messages, *, has_tools: bool = False, hints: Hints | None = None) -> Needs:
-    """Return what a prompt or a conversation needs. has_tools: the request comes with tools to call.
+def needs_of(prompt: str | Messages, *, tools: Sequence[Any] = (), hints: Hints | None = None) -> Needs:
+    """Return what a prompt or a conversation needs. tools: their definitions, which the model reads as well.
 
     Messages that cannot be read are passed over: folding them (router/prompt.py) is where they are refused.
     """
@@ -55,8 +55,9 @@ def needs_of(prompt: str | Messages, *, has_tools: bool = False, hints: Hints | 
         n_tokens = math.ceil(sum(_n_chars(one) for one in messages) / CHARS_PER_TOKEN)
         is_open = bool(messages) and _waits_for_tool(messages[-1])
         n_calls = sum(_calls(one) for one in messages)
-    if has_tools or said.has_tools or n_calls or is_open:
+    if tools or said.has_tools or n_calls or is_open:
         wanted.add("tools")
+    n_tokens += count_tokens(str(tools)) if tools else 0
     return Needs(max(n_tokens, said.context_tokens), tuple(sorted(wanted)), is_open)
 
 

@@ -3,21 +3,23 @@
 What is bound holds: a request can only tighten it. What a request prefers among the models left is its own.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
 from router.errors import ConfigError, PolicyError
-from router.types import DEFAULT_SWITCH_MARGIN, Policy
+from router.types import DEFAULT_SWITCH_MARGIN, UNKNOWN_INTENT, Policy
 
 CONDITIONS = ("key", "application", "role", "task")
 """What a binding may ask of a request; all that it asks must hold."""
 REQUEST = "request"
 """What stands for a request's own policy behind the name of the one that is bound to it."""
+ANY_TASK = "any task"
+"""What stands for what the policies of all tasks ask for together, where it is not known which is meant."""
 # More names than these are not listed to somebody who asked for an unknown one.
 MAX_LISTED = 20
-# Longer lists of models are merged anew each time: kept, they could be made to fill the memory.
+# Policies that name more are merged anew each time: kept, they could be made to fill the memory.
 MAX_KEPT_NAMES = 32
 N_KEPT = 256
 N_KEPT_BOUND = 4096
@@ -124,7 +126,7 @@ class PolicyBook:
             return about.bound or _ANYTHING, about.by_intent
         if about.bound is not None:
             _check(about.bound, asked)
-        is_long = len(asked.candidates or ()) + len(asked.exclude) + len(asked.require) > MAX_KEPT_NAMES
+        is_long = asked.n_names > MAX_KEPT_NAMES
         return (_merge if is_long else self._merged)(asked, given, about)
 
     def _named(self, name: str) -> Policy:
@@ -137,17 +139,44 @@ class PolicyBook:
     def _look_up(
         self, key: str | None, application: str | None, role: str | None, task: str | None, reads_intent: bool
     ) -> _About:
-        by_intent: dict[str, Policy] = {}
-        for one in self.bindings:
-            pairs = ((one.key, key), (one.application, application), (one.role, role))
-            if any(wanted not in (None, stated) for wanted, stated in pairs):
-                continue
-            if one.task is None or one.task == task:
-                return _About(self.policies[one.policy], MappingProxyType(by_intent))
-            if reads_intent:
-                by_intent.setdefault(one.task, self.policies[one.policy])
+        fitting = [one for one in self.bindings if _fits(one, key, application, role)]
+        of_key = next((one for one in fitting if one.key is not None and one.task is None), None)
+
+        def policy_of(one: Binding) -> Policy:
+            """What a key is bound to holds whatever its requests say of themselves: a key is proven, and that not."""
+            if one is of_key or of_key is None or one.key is not None:
+                return self.policies[one.policy]
+            return tightened(self.policies[of_key.policy], self.policies[one.policy])
+
         bound = None if self.default is None else self.policies[self.default]
+        by_intent: dict[str, Policy] = {}
+        for one in fitting:
+            if one.task is None or one.task == task:
+                bound = policy_of(one)
+                break
+            if reads_intent:
+                by_intent.setdefault(one.task, policy_of(one))
+        if private := _private_part(by_intent.values()):
+            by_intent[UNKNOWN_INTENT] = private if bound is None else tightened(bound, private)
         return _About(bound, MappingProxyType(by_intent))
+
+
+def _fits(one: Binding, key: str | None, application: str | None, role: str | None) -> bool:
+    pairs = ((one.key, key), (one.application, application), (one.role, role))
+    return all(wanted in (None, stated) for wanted, stated in pairs)
+
+
+def _private_part(policies: Iterable[Policy]) -> Policy | None:
+    """Return where prompts may go of which it is not known which of these policies is theirs; None where anywhere.
+
+    What is too dear or too slow can be mended later; what has left the house cannot.
+    """
+    stays_local, region = False, None
+    for one in policies:
+        stays_local, region = stays_local or one.stays_local, _common(region, one.region)
+    if not stays_local and region is None:
+        return None
+    return Policy(local_only=stays_local, region=region, name=ANY_TASK)
 
 
 def tightened(bound: Policy, asked: Policy, given: Given = None) -> Policy:

@@ -10,6 +10,7 @@ from router.about import describe
 from router.artifact import RouterArtifact, load_artifact
 from router.cache import DecisionCache, Key, cache_key
 from router.catalogue import Catalogue
+from router.constraints import MAX_KEPT_NAMES
 from router.deadline import Deadline, now_ms
 from router.encoder import ONNX_ERRORS, Encoding
 from router.errors import ConfigError, PolicyError, PromptError
@@ -17,7 +18,7 @@ from router.forecast import Forecast
 from router.needs import needs_of
 from router.profiles import merged
 from router.prompt import fold_messages
-from router.rung import PRIOR, Outcome, Question, Rung, new_decision_id, session_state, settled
+from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.session import SessionTable
 from router.types import Decision, JsonObject, Messages, ModelProfile, Needs, Policy
 from router.worker import EncoderWorker, Ticket
@@ -187,7 +188,7 @@ class Router:
         key = self._key(question) if cache and self._full is not None else None
         known = self._cache.get(key) if key is not None else None
         if known is not None:
-            return self._kept(question, _again(known, question))
+            return self._kept(question, _again(known, question.deadline))
         pending = Pending(question, key)
         self._ask_full(pending, on_done)
         if pending.ticket is None and not self._is_soon(question, n_ahead):
@@ -195,20 +196,25 @@ class Router:
         return pending
 
     def _key(self, question: Question) -> Key | None:
-        """Return what a decision is remembered by; None where it is not to be, as it is drawn at random."""
-        if question.policy.explore_share > 0 or any(one.explore_share > 0 for one in question.by_intent.values()):
+        """Return what a decision is remembered by.
+
+        None where it is not to be: as it is drawn at random, or as its policy names so much that remembering many could
+        be made to fill the memory.
+        """
+        policies = (question.policy, *question.by_intent.values())
+        if any(one.explore_share > 0 or one.n_names > MAX_KEPT_NAMES for one in policies):
             return None
         return cache_key(
             question.text,
             (
-                *(question.policy, tuple(question.by_intent.items()), question.needs, question.held),
-                *(question.explain, self._profiles_version),
+                *(question.policy, tuple(question.by_intent.items()), question.needs),
+                *(question.session is not None, question.held, question.explain, self._profiles_version),
             ),
         )
 
     def _kept(self, question: Question, decision: Decision) -> Decision:
-        """Remember, and return, what a session is with from now on; the priors alone begin none."""
-        if question.session is not None and decision.estimates and (decision.tier != PRIOR or question.held):
+        """Remember what a session is with from now on, and return the decision."""
+        if question.session is not None and decision.session is not None:
             self._sessions.keep(question.session, decision.model, now_ms())
         return decision
 
@@ -489,11 +495,9 @@ def _blocks(question: Question) -> int:
     return len(question.text) // BLOCK_CHARS
 
 
-def _again(known: Decision, question: Question) -> Decision:
+def _again(known: Decision, deadline: Deadline) -> Decision:
     """Return a remembered decision as the answer to another request."""
-    stamped = _stamped(known, question.deadline)
-    session = session_state(question, known.model)
-    return replace(stamped, cached=True, decision_id=new_decision_id(), session=session)
+    return replace(_stamped(known, deadline), cached=True, decision_id=new_decision_id())
 
 
 def _stamped(decision: Decision, deadline: Deadline) -> Decision:

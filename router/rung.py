@@ -32,7 +32,18 @@ from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import FAST_WAIT_MS, Circumstances, Field, TradeOff, choose, field_of
 from router.summary import summary_of
 from router.tier import Tier
-from router.types import TRADE_OFFS, Decision, Estimate, Exclusion, Flip, Intent, Needs, Neighbor, Policy
+from router.types import (
+    TRADE_OFFS,
+    UNKNOWN_INTENT,
+    Decision,
+    Estimate,
+    Exclusion,
+    Flip,
+    Intent,
+    Needs,
+    Neighbor,
+    Policy,
+)
 
 PRIOR = "prior"
 # How many neighbours a decision shows; the estimate uses all of them.
@@ -179,10 +190,10 @@ class Rung:
         """Return what the request allows and wants, or the error that it allows no model."""
         catalogue, tier = self.catalogue, self.tier
         policy = question.policy
-        if question.by_intent and (label := self._label(hits)) is not None:
-            policy = question.by_intent.get(label, policy)
+        if question.by_intent:
+            policy = question.by_intent.get(self._label(hits) or UNKNOWN_INTENT, policy)
         size = 1.0
-        if self._sizes_vary and (catalogue.has_prices or catalogue.has_latencies):
+        if self._sizes_vary and (catalogue.has_prices or catalogue.has_latencies or catalogue.knows_context):
             size = float(relative_size(hits, tier.evidence, tier.settings))
         offers = offers_of(catalogue, policy, question.needs, size)
         try:
@@ -262,9 +273,11 @@ class Rung:
             artifact_id=self.artifact.id,
             decision_id=decision_id,
             endpoint=estimates[0].endpoint if estimates else None,
-            gateway_model=offers.catalogue.profiles[choice.column].gateway_model if choice.column >= 0 else None,
+            gateway_model=_gateway_model(offers.catalogue, self._columns.get(model)),
             policy=policy.name,
-            session=session_state(question, model),
+            session=_session_state(
+                question, model, keeps=choice.column >= 0 and not blind and choice.reason != "explore"
+            ),
             flips=flips,
         )
 
@@ -377,10 +390,21 @@ def _roll(decision_id: str) -> float:
     return int(decision_id[:13], 16) / 16**13
 
 
-def session_state(question: Question, model: str) -> str | None:
-    """Return whether a session is new, has kept its model or has switched to this one; None without a session."""
+def _gateway_model(catalogue: Catalogue, column: int | None) -> str | None:
+    """Return what the gateway calls a model; a fallback may be one that nothing is known of."""
+    return None if column is None else catalogue.profiles[column].gateway_model
+
+
+def _session_state(question: Question, model: str, *, keeps: bool) -> str | None:
+    """Return whether a session is new, has kept its model or has switched to this one.
+
+    None without a session, and where it goes on as it was. keeps: the session is with the model from now on; neither
+    the priors, which know nothing of the prompt, nor a draw or a fallback is a reason for that.
+    """
     if question.session is None:
         return None
-    if question.held is None:
-        return "new"
-    return "kept" if model == question.held else "switched"
+    if model == question.held:
+        return "kept"
+    if not keeps:
+        return None
+    return "new" if question.held is None else "switched"

@@ -11,6 +11,8 @@ TRADE_OFFS = ("quality", "balanced", "cheap")
 """The strategies that are points between quality and cost, each learnt by training; the others stand on one of them."""
 STRATEGIES = (*TRADE_OFFS, "fast", "private")
 LOCALITIES = ("local", "remote")
+UNKNOWN_INTENT = ""
+"""Where policies go by intent, that of a prompt of which none can be read."""
 # What a request may ask to switch over to a better model within a session, in quality (0.01 = one point).
 DEFAULT_SWITCH_MARGIN = 0.05
 Embedding = NDArray[np.float32]
@@ -153,6 +155,11 @@ class Policy:
             if amount is not None and not 0 <= amount <= most:
                 wanted = "at least 0" if most == np.inf else f"within 0 and {most:g}"
                 raise ValueError(f"{name} must be {wanted}, got {amount}")
+
+    @property
+    def n_names(self) -> int:
+        """How many models, capabilities and regions it names."""
+        return len(self.candidates or ()) + len(self.exclude) + len(self.require) + len(self.region or ())
 
     @property
     def stays_local(self) -> bool:

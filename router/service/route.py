@@ -23,7 +23,7 @@ from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
-from router.types import Decision
+from router.types import Decision, Needs
 from router.worker import Ticket
 
 # Folding, stripping and cutting a prompt cost time per character (about 10 ms for a million), so long ones leave the
@@ -90,9 +90,9 @@ class RouteEndpoint:
 
     async def _answer(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         arrived_ms = scope.get("state", {}).get("arrived_ms") or now_ms()
-        asked = await self._read(scope, receive)
+        asked, needs = await self._read(scope, receive)
         session = _session_of(caller, asked)
-        decision = await self._decide(asked, caller, session, arrived_ms, receive)
+        decision = await self._decide(asked, needs, caller, session, arrived_ms, receive)
         body = json_bytes(decision.to_json(explain=asked.explain, show_prompts=caller.sees_prompts))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -105,7 +105,7 @@ class RouteEndpoint:
             self._metrics.decided_under(decision.policy)
         self._log.write(decision, asked, caller, session)
 
-    async def _read(self, scope: Scope, receive: Receive) -> RouteRequest:
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[RouteRequest, Needs | None]:
         headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts
         check_content_headers(headers.get(b"content-type"), headers.get(b"content-encoding"))
         raw = await read_body(
@@ -114,24 +114,31 @@ class RouteEndpoint:
             max_bytes=self._settings.max_body_bytes,
             chunk_timeout_s=self._settings.chunk_timeout_s,
         )
-        return RouteRequest.model_validate(parse_json(raw))
+        sent = parse_json(raw)
+        asked = RouteRequest.model_validate(sent)
+        return asked, asked.to_needs(sent)
 
     async def _decide(
-        self, asked: RouteRequest, caller: Caller, session: str | None, arrived_ms: float, receive: Receive
+        self,
+        asked: RouteRequest,
+        needs: Needs | None,
+        caller: Caller,
+        session: str | None,
+        arrived_ms: float,
+        receive: Receive,
     ) -> Decision:
         policy, by_intent = self._policies_of(asked, caller)
-        prompt = asked.to_prompt()
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         begin = partial(
             self._router.begin,
-            prompt,
+            asked.to_prompt(),
             policy,
             Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
             explain=asked.explain,
             cache=asked.cache,
             session_id=session,
-            needs=asked.to_needs(prompt),
+            needs=needs,
             by_intent=by_intent,
             n_ahead=len(self._static) + len(self._settle),
             on_done=partial(_wake_from_thread, loop, turn),

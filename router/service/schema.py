@@ -45,8 +45,6 @@ Names = Annotated[list[Name], Field(max_length=MAX_NAMES, fail_fast=True)]
 Usd = Annotated[float, Field(ge=0, le=MAX_USD)]
 Ms = Annotated[float, Field(ge=0, le=MAX_MS)]
 Share = Annotated[float, Field(ge=0, le=1)]
-# Of these nothing is kept but whether there is something.
-Presence = Annotated[Any, AfterValidator(bool)]
 
 
 class WireModel(BaseModel):
@@ -65,14 +63,12 @@ class ContentPart(WireModel):
 
 
 class Message(WireModel):
-    """One OpenAI chat message; of calls only whether there are any is kept, and fields such as name are not read."""
+    """One OpenAI chat message, with what of it is embedded; what else it asks of a model is read by ``to_needs``."""
 
     model_config = ConfigDict(extra="ignore")
 
     role: Name
     content: Text | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
-    tool_calls: Presence = False
-    function_call: Presence = False
 
     def texts(self) -> list[str]:
         """Return the message's texts, in order."""
@@ -221,12 +217,16 @@ class RouteRequest(WireModel):
             return self.prompt
         return [message.model_dump() for message in self.messages or ()]
 
-    def to_needs(self, prompt: str | Messages) -> Needs | None:
-        """Return what ``to_prompt`` and the fields beside it need; None where there are none, and the prompt is all."""
-        if self.tools is None and self.response_format is None and self.hints is None:
+    def to_needs(self, sent: JsonObject) -> Needs | None:
+        """Return what the request asks of a model; None where the prompt is all.
+
+        sent: the request as it was validated: what is left out here, images and what tools were called with and gave,
+        is paid for and has to fit, too.
+        """
+        if self.messages is None and self.tools is None and self.response_format is None and self.hints is None:
             return None
         said = None if self.hints is None else Hints(**self.hints.__dict__)
-        needs = needs_of(prompt, has_tools=bool(self.tools), hints=said)
+        needs = needs_of(self.prompt or sent["messages"], tools=self.tools or (), hints=said)
         if self.response_format is None or not self.response_format.type.startswith("json"):
             return needs
         return replace(needs, capabilities=tuple(sorted({*needs.capabilities, "json"})))

@@ -50,7 +50,7 @@ def test_nothing_asked_rules_nobody_out() -> None:
             Policy(candidates=("known", "zzz")),
             {"at home": "not_a_candidate", "blank": "not_a_candidate", "zzz": "unknown_model"},
         ),
-        (Policy(exclude=("known", "zzz")), {"known": "excluded"}),
+        (Policy(exclude=("known", "zzz")), {"known": "excluded", "zzz": "unknown_model"}),
         (Policy(require=("tools",)), {"at home": "lacks_capability", "blank": "capabilities_unknown"}),
         (Policy(role="reviewer"), {"at home": "lacks_role", "blank": "lacks_role"}),
         (Policy(local_only=True), {"known": "not_local", "blank": "locality_unknown"}),

@@ -63,8 +63,10 @@ def test_an_image_anywhere_in_the_conversation_is_seen() -> None:
 
 
 def test_tools_to_call_need_a_model_that_calls() -> None:
-    assert needs_of("hello", has_tools=True).capabilities == ("tools",)
-    assert needs_of([QUESTION], has_tools=True) == Needs(count_tokens(QUESTION["content"]), ("tools",))
+    assert needs_of("hello", tools=[{"type": "function"}]).capabilities == ("tools",)
+    tools = [{"type": "function"}]
+    n_tokens = count_tokens(QUESTION["content"]) + count_tokens(str(tools))  # the model reads the definitions, too
+    assert needs_of([QUESTION], tools=tools) == Needs(n_tokens, ("tools",))
 
 
 @pytest.mark.parametrize(

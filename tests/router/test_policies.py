@@ -12,7 +12,7 @@ from router.catalogue import Catalogue
 from router.constraints import offers_of
 from router.errors import ConfigError, PolicyError
 from router.policies import CONDITIONS, MAX_LISTED, Binding, PolicyBook, is_constrained, tightened
-from router.types import STRATEGIES, Endpoint, ModelProfile, Needs, Policy
+from router.types import STRATEGIES, UNKNOWN_INTENT, Endpoint, ModelProfile, Needs, Policy
 
 MODELS = ("a", "b", "c", "d")
 ROLES = ("planner", "reviewer")
@@ -180,8 +180,37 @@ BOOK = PolicyBook(
 )
 def test_the_first_binding_that_holds_is_applied(about: dict[str, str], name: str, by_intent: dict[str, str]) -> None:
     policy, found = BOOK.resolve(**about)
-    assert (policy.name, {intent: one.name for intent, one in found.items()}) == (name, by_intent)
+    named = {intent: one.name for intent, one in found.items() if intent != UNKNOWN_INTENT}
+    assert (policy.name, named) == (name, by_intent)
     assert policy == replace(BOOK.policies[name], name=name)
+
+
+def test_what_a_key_is_bound_to_holds_whatever_its_requests_say_of_themselves() -> None:
+    """Also where bindings without a key stand above it, and where the intent is read."""
+    book = PolicyBook(
+        {"legal": Policy(region=("eu", "us")), "private": Policy(strategy="private"), "open": Policy(exclude=("x",))},
+        (Binding("legal", task="contracts"), Binding("open", application="ide"), Binding("private", key="clinic")),
+    )
+    for about in ({}, {"task": "contracts"}, {"application": "ide"}, {"role": "any"}):
+        policy, by_intent = book.resolve(key="clinic", **about)
+        assert all(one.stays_local for one in (policy, *by_intent.values()))
+    policy, _ = book.resolve(key="clinic", task="contracts")
+    assert (policy.name, policy.region) == ("private+legal", ("eu", "us"))
+    assert not book.resolve(task="contracts")[0].stays_local
+
+
+def test_where_no_intent_can_be_read_nothing_leaves_the_house_that_a_task_keeps_in() -> None:
+    book = PolicyBook(
+        {"records": Policy(local_only=True), "eu": Policy(region=("eu", "ch")), "cheap": Policy(max_cost_usd=0.01)},
+        (Binding("records", task="records"), Binding("eu", task="contracts"), Binding("cheap", task="chat")),
+    )
+    policy, by_intent = book.resolve()
+    unread = by_intent[UNKNOWN_INTENT]
+    assert (unread.stays_local, unread.region, unread.max_cost_usd) == (True, ("eu", "ch"), None)
+    assert policy == Policy()
+    assert (
+        UNKNOWN_INTENT not in PolicyBook({"cheap": Policy(max_cost_usd=1)}, (Binding("cheap", task="a"),)).resolve()[1]
+    )
 
 
 def test_without_any_book_a_request_gets_what_it_asks_for() -> None:

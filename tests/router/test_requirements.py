@@ -87,7 +87,7 @@ def test_what_the_request_holds_is_required_without_being_asked(router: Router) 
     picture = [{"role": "user", "content": [{"type": "text", "text": CODE}, {"type": "image_url", "image_url": {}}]}]
     decision = router.route(picture, latency_budget_ms=LONG_MS)
     assert decision.model == CHEF and left_out(decision)[CODER] == "lacks_needed_capability"
-    decision = route(router, TRIP, needs=needs_of(TRIP, has_tools=True))
+    decision = route(router, TRIP, needs=needs_of(TRIP, tools=[{"type": "function"}]))
     assert decision.model != GUIDE and left_out(decision) == {GUIDE: "lacks_needed_capability"}
     hinted = needs_of(CODE, hints=Hints(context_tokens=50_000))
     assert left_out(route(router, CODE, needs=hinted)) == {CODER: "context_too_short", GUIDE: "context_too_short"}
@@ -278,11 +278,31 @@ def test_answers_by_the_priors_neither_begin_nor_move_a_session(artifact: Router
     router = Router(artifact)
     go = Policy(switch_margin=0.0)
     begun = router.route(FOOD, go, session_id="s", latency_budget_ms=1e-6)
-    assert (begun.tier, begun.session, router.n_sessions) == ("prior", "new", 0)
+    assert (begun.tier, begun.session, router.n_sessions) == ("prior", None, 0)
     assert route(router, CODE, go, session_id="s").session == "new"
     hurried = router.route(FOOD, go, session_id="s", latency_budget_ms=1e-6)
     assert (hurried.tier, hurried.model, hurried.session) == ("prior", CODER, "kept")
+    elsewhere = router.route(FOOD, Policy(exclude=(CODER,)), session_id="s", latency_budget_ms=1e-6)
+    assert (elsewhere.tier, elsewhere.session) == ("prior", None) and elsewhere.model != CODER
     assert route(router, CODE, go, session_id="s").model == CODER
+    router.close()
+
+
+def test_neither_a_draw_nor_a_fallback_is_what_a_session_is_with(artifact: RouterArtifact) -> None:
+    router = Router(artifact)
+    drawn = {route(router, CODE, Policy(explore_share=1.0), session_id=f"d{n}") for n in range(40)}
+    assert {one.session for one in drawn if one.reason == "explore"} == {None}
+    assert route(router, CODE, session_id="s").session == "new"
+    nobody = route(router, CODE, Policy(candidates=(), fallback="elsewhere"), session_id="s")
+    assert (nobody.model, nobody.session, nobody.gateway_model) == ("elsewhere", None, None)
+    assert route(router, CODE, session_id="s").session == "kept"
+    router.close()
+
+
+def test_a_fallback_that_is_known_has_its_gateway_name(artifact: RouterArtifact) -> None:
+    router = Router(artifact)
+    router.use_profiles({CODER: ModelProfile(CODER, gateway_model="acme/coder-2")})
+    assert route(router, CODE, Policy(candidates=(), fallback=CODER)).gateway_model == "acme/coder-2"
     router.close()
 
 

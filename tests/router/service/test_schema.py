@@ -103,6 +103,10 @@ def test_a_policy_may_be_a_name() -> None:
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
 RESULT = {"role": "tool", "tool_call_id": "1", "content": "42"}
 ASK = {"role": "user", "content": "how many?"}
+SCREENSHOT = {
+    "role": "user",
+    "content": [{"type": "tool_result", "content": [{"type": "image"}, {"type": "text", "text": "x" * 400}]}],
+}
 
 
 @pytest.mark.parametrize(
@@ -110,19 +114,19 @@ ASK = {"role": "user", "content": "how many?"}
     [
         ({"prompt": "x" * 9}, Needs(3)),
         ({"prompt": "x", "tools": []}, Needs(1)),
-        ({"prompt": "x", "tools": [{"type": "function"}]}, Needs(1, ("tools",))),
-        ({"prompt": "x", "tools": [None, 5, "any"]}, Needs(1, ("tools",))),
+        ({"prompt": "x", "tools": [{"type": "function"}]}, Needs(7, ("tools",))),
+        ({"prompt": "x", "tools": [None, 5, "any"]}, Needs(5, ("tools",))),
         ({"prompt": "x", "response_format": {"type": "json_object"}}, Needs(1, ("json",))),
         (
             {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"name": "a"}}, "tools": [1]},
-            Needs(1, ("json", "tools")),
+            Needs(2, ("json", "tools")),
         ),
         ({"prompt": "x", "response_format": {"type": "text"}}, Needs(1)),
         ({"prompt": "x", "hints": {"context_tokens": 500, "has_images": True}}, Needs(500, ("vision",))),
         ({"prompt": "x" * 40, "hints": {"context_tokens": 5, "has_tools": True}}, Needs(10, ("tools",))),
         ({"messages": [ASK, CALL]}, Needs(3, ("tools",), True)),
-        ({"messages": [ASK, CALL, RESULT]}, Needs(3, ("tools",), True)),
-        ({"messages": [ASK, CALL, RESULT, ASK]}, Needs(5, ("tools",), False)),
+        ({"messages": [ASK, CALL, RESULT]}, Needs(4, ("tools",), True)),
+        ({"messages": [ASK, CALL, RESULT, ASK]}, Needs(6, ("tools",), False)),
         ({"messages": [ASK, {**CALL, "tool_calls": []}]}, Needs(3)),
         (
             {"messages": [ASK, {"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
@@ -133,12 +137,16 @@ ASK = {"role": "user", "content": "how many?"}
             Needs(3, ("tools",), True),
         ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, Needs(0, ("vision",))),
+        ({"messages": [ASK, SCREENSHOT]}, Needs(103, ("tools", "vision"), True)),
+        (
+            {"messages": [ASK, {"role": "assistant", "tool_calls": [{"function": {"arguments": "x" * 400}}]}]},
+            Needs(103, ("tools",), True),
+        ),
     ],
 )
 def test_what_a_request_implies_is_read(more: dict[str, Any], needs: Needs) -> None:
     asked = RouteRequest.model_validate(more)
-    prompt = asked.to_prompt()
-    assert (asked.to_needs(prompt) or needs_of(prompt)) == needs
+    assert (asked.to_needs(more) or needs_of(asked.to_prompt())) == needs
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
