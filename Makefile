@@ -7,7 +7,7 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers tables clean
+	bench-train bench-encoders bench-latency bench-latency-service bench-latency-peers bench-stability tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
+	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -60,6 +61,9 @@ bench-train: $(VENV)/.installed
 bench-coverage: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/battle_coverage.py
 
+bench-stability: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/stability.py
+
 # TUNED=DIR names the sentence-transformers directory that the full tier was exported from: its float32 is compared, too.
 bench-encoders: $(ENCODERS_VENV)/.installed
 	$(ENCODERS_VENV)/bin/python benchmarks/encoders.py $(if $(TUNED),--tuned $(TUNED))
@@ -80,6 +84,7 @@ tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
 	$(VENV)/bin/python benchmarks/encoder_tables.py
 	$(VENV)/bin/python benchmarks/latency_tables.py
+	$(VENV)/bin/python benchmarks/stability_tables.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
