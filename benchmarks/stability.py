@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from tqdm import tqdm
 from router.encoder import OnnxEncoder
 from router.router import Router
 from router.types import Decision, Policy
-from training import Comparison, PreferenceLog, load, train
+from training import Comparison, PreferenceLog, load, select, train
 from training.embed import embed_texts
 from training.evidence import Table, tabulate
 
@@ -44,7 +44,9 @@ TIERS = ("full", "static")
 N_PROMPTS = 1000
 QUICK_PROMPTS = 100
 SESSION_MARGIN = 0.05
-OURS, IN_SESSION, PLAIN = "whichmodel", "whichmodel, in a session", "whichmodel, highest utility"
+# The widest neighbourhood that was tried before stability was measured.
+NARROW_NEIGHBORS = 300
+OURS, IN_SESSION, NARROW = "whichmodel", "whichmodel, in a session", "whichmodel, at most 300 neighbours"
 PEERS = {"constant": (best_fixed, ()), "kNN, k = 8": (knn, (8.0,)), "kNN, k = 100": (knn, (100.0,))}
 ANYWAY = Policy(route_anyway=True)
 
@@ -70,11 +72,12 @@ class Part:
 class Asked:
     """What one part's methods chose, per method: columns of the prompts as they are, and of each edit, -1 without one.
 
-    before: int64 (n_prompts + n_valued,). after: per edit, int64 (n_prompts,).
+    before: int64 (n_prompts + n_valued,). after: per edit, int64 (n_prompts,). n_neighbors: what training settled on.
     """
 
     before: dict[str, NDArray[np.int64]]
     after: dict[str, dict[str, NDArray[np.int64]]]
+    n_neighbors: dict[str, int] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -145,48 +148,55 @@ def _log_of(table: Table) -> PreferenceLog:
 
 def ask(part: Part) -> dict[str, Asked]:
     """Let every method choose, per tier, on every prompt before and after every edit."""
-    artifact, _ = train(part.log, encoder="both", cache=CACHE)
     changed = {name: [edited(name, text, SEED) for text in part.prompts] for name in EDITS}
+    own = _ask_ours(part, changed)
+    widest = select.N_NEIGHBORS
+    select.N_NEIGHBORS = tuple(k for k in widest if k <= NARROW_NEIGHBORS)
+    try:
+        narrow = _ask_ours(part, changed)
+    finally:
+        select.N_NEIGHBORS = widest
+    asked = {}
+    for tier in TIERS:
+        peers = _ask_peers(tier, part, changed)
+        asked[tier] = Asked(
+            before=own[tier].before | {NARROW: narrow[tier].before[OURS]} | peers.before,
+            after=own[tier].after | {NARROW: narrow[tier].after[OURS]} | peers.after,
+            n_neighbors=own[tier].n_neighbors | {NARROW: narrow[tier].n_neighbors[OURS]},
+        )
+    return asked
+
+
+def _ask_ours(part: Part, changed: dict[str, list[str | None]]) -> dict[str, Asked]:
+    """Train on the part's log and ask both tiers."""
+    artifact, _ = train(part.log, encoder="both", cache=CACHE)
     router = Router(artifact, cache_entries=0)
     try:
-        own = {tier: _ask_ours(router, tier, part, changed) for tier in TIERS}
+        return {
+            one.name: _ask_tier(router, one.name, one.settings.n_neighbors, part, changed) for one in artifact.tiers
+        }
     finally:
         router.close()
-    return {tier: _join(own[tier], _ask_peers(tier, part, changed)) for tier in TIERS}
 
 
-def _join(one: Asked, other: Asked) -> Asked:
-    return Asked(one.before | other.before, one.after | other.after)
-
-
-def _ask_ours(router: Router, tier: str, part: Part, changed: dict[str, list[str | None]]) -> Asked:
+def _ask_tier(router: Router, tier: str, n_neighbors: int, part: Part, changed: dict[str, list[str | None]]) -> Asked:
     column = {model: at for at, model in enumerate(part.table.models)}
 
     def decide(text: str) -> Decision:
         return router.answer_of(tier, text, ANYWAY, explain=True)
 
     decisions = [decide(text) for text in (*part.prompts, *part.valued)]
-    before = {
-        OURS: np.array([column[one.model] for one in decisions]),
-        PLAIN: np.array([column[highest(one)] for one in decisions]),
-    }
-    after: dict[str, dict[str, NDArray[np.int64]]] = {method: {} for method in (OURS, IN_SESSION, PLAIN)}
+    before = np.array([column[one.model] for one in decisions])
+    after: dict[str, dict[str, NDArray[np.int64]]] = {OURS: {}, IN_SESSION: {}}
     for name, texts in changed.items():
-        chosen = {method: np.full(len(texts), -1) for method in after}
+        chosen, held = np.full((2, len(texts)), -1)
         for at, text in enumerate(texts):
             if text is not None:
                 decision = decide(text)
-                chosen[OURS][at] = column[decision.model]
-                chosen[PLAIN][at] = column[highest(decision)]
-                chosen[IN_SESSION][at] = column[in_session(decision, decisions[at].model)]
-        for method, columns in chosen.items():
-            after[method][name] = columns
-    return Asked(before | {IN_SESSION: before[OURS]}, after)
-
-
-def highest(decision: Decision) -> str:
-    """Return the model of the highest expected utility, whatever rule may have chosen another."""
-    return max(decision.estimates, key=lambda one: one.utility).model
+                chosen[at] = column[decision.model]
+                held[at] = column[in_session(decision, decisions[at].model)]
+        after[OURS][name], after[IN_SESSION][name] = chosen, held
+    return Asked({OURS: before, IN_SESSION: before}, after, {OURS: n_neighbors})
 
 
 def in_session(decision: Decision, held: str) -> str:
@@ -230,7 +240,12 @@ def _choices_of(encoder: OnnxEncoder, table: Table, texts: Sequence[str]) -> dic
 
 def summary(parts: Sequence[Part], asked: Sequence[Asked]) -> dict[str, Any]:
     """Return, per method: per edit the share that kept its model, and the share of its commonest choice; the values."""
-    out: dict[str, Any] = {"n_prompts": sum(len(one.prompts) for one in parts), "kept": {}, "commonest_share": {}}
+    out: dict[str, Any] = {
+        "n_prompts": sum(len(one.prompts) for one in parts),
+        "n_neighbors": {method: sorted(one.n_neighbors[method] for one in asked) for method in asked[0].n_neighbors},
+        "kept": {},
+        "commonest_share": {},
+    }
     for method in asked[0].after:
         out["kept"][method] = {
             edit: counted(*_kept([(one.before[method], one.after[method][edit]) for one in asked])) for edit in EDITS

@@ -37,7 +37,8 @@ def tables(numbers: dict[str, Any]) -> str:
     parts = [goals(numbers)]
     for title, tiers in numbers["sets"].items():
         for tier, found in tiers.items():
-            parts += [f"*{title}, {tier} encoder*, {found['n_prompts']:,} prompts:", kept(found)]
+            widths = "; ".join(f"{name}: {', '.join(map(str, one))}" for name, one in found["n_neighbors"].items())
+            parts += [f"*{title}, {tier} encoder*, {found['n_prompts']:,} prompts. Neighbours: {widths}.", kept(found)]
             if "value" in found:
                 parts.append(values(found))
     return "\n\n".join(parts)
@@ -54,14 +55,14 @@ def goals(numbers: dict[str, Any]) -> str:
             )
             rows.append([title, tier, _judged(own, ONE_WORD_KEPT), _judged(held, ONE_WORD_KEPT_IN_SESSION)])
             if "value" in found:
-                paired = found["value"]["whichmodel, highest utility"]["ours_minus_this"]
+                paired = found["value"]["whichmodel, at most 300 neighbours"]["ours_minus_this"]
                 rows[-1].append(f"{_points(paired)} {'OK' if paired['mean'] >= -COST else 'MISSED'}")
             else:
                 rows[-1].append("-")
     edits = ", ".join(ONE_WORD)
     head = ["set", "tier", f"kept ({edits}), %; at least {100 * ONE_WORD_KEPT:.0f}"]
     head += [f"the same in a session; at least {100 * ONE_WORD_KEPT_IN_SESSION:.0f}"]
-    return table([*head, f"value against the highest utility, points; at least {-100 * COST}"], rows)
+    return table([*head, f"value against at most 300 neighbours, points; at least {-100 * COST}"], rows)
 
 
 def _judged(shares: list[float], least: float) -> str:

@@ -33,7 +33,7 @@ from training.fit import fit_evidence
 from training.hold_out import Far, HoldOut, Place, blocks
 from training.value import value_matrix
 
-N_NEIGHBORS = (30, 100, 300)
+N_NEIGHBORS = (30, 100, 300, 600)
 TEMPERATURES = (0.1, 0.2)
 FEATURE_WEIGHTS = (0.0, 0.5, 1.0)
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)  # in comparisons
