@@ -44,8 +44,6 @@ TIERS = ("full", "static")
 N_PROMPTS = 1000
 QUICK_PROMPTS = 100
 SESSION_MARGIN = 0.05
-# The widest neighbourhood that was tried before stability was measured.
-NARROW_NEIGHBORS = 300
 OURS, IN_SESSION, NARROW = "whichmodel", "whichmodel, in a session", "whichmodel, at most 300 neighbours"
 PEERS = {"constant": (best_fixed, ()), "kNN, k = 8": (knn, (8.0,)), "kNN, k = 100": (knn, (100.0,))}
 ANYWAY = Policy(route_anyway=True)
@@ -150,12 +148,12 @@ def ask(part: Part) -> dict[str, Asked]:
     """Let every method choose, per tier, on every prompt before and after every edit."""
     changed = {name: [edited(name, text, SEED) for text in part.prompts] for name in EDITS}
     own = _ask_ours(part, changed)
-    widest = select.N_NEIGHBORS
-    select.N_NEIGHBORS = tuple(k for k in widest if k <= NARROW_NEIGHBORS)
+    needed = select.ROWS_PER_WIDE_NEIGHBOR
+    select.ROWS_PER_WIDE_NEIGHBOR = len(part.table)  # no log is large enough
     try:
         narrow = _ask_ours(part, changed)
     finally:
-        select.N_NEIGHBORS = widest
+        select.ROWS_PER_WIDE_NEIGHBOR = needed
     asked = {}
     for tier in TIERS:
         peers = _ask_peers(tier, part, changed)
