@@ -33,15 +33,17 @@ from protocols import CACHE, SEED, Options, build
 from record import data_folder, write
 from tqdm import tqdm
 
+from router.artifact import RouterArtifact
 from router.encoder import OnnxEncoder
 from router.router import Router
+from router.tier import Tier
 from router.types import Decision, Policy
 from training import Comparison, PreferenceLog, load, select, train
 from training.embed import embed_texts
 from training.evidence import Table, tabulate
 
 TIERS = ("full", "static")
-N_PROMPTS = 1000
+N_PROMPTS = 600
 QUICK_PROMPTS = 100
 SESSION_MARGIN = 0.05
 OURS, IN_SESSION, NARROW = "whichmodel", "whichmodel, in a session", "whichmodel, at most 300 neighbours"
@@ -147,54 +149,55 @@ def _log_of(table: Table) -> PreferenceLog:
 def ask(part: Part) -> dict[str, Asked]:
     """Let every method choose, per tier, on every prompt before and after every edit."""
     changed = {name: [edited(name, text, SEED) for text in part.prompts] for name in EDITS}
-    own = _ask_ours(part, changed)
-    needed = select.ROWS_PER_WIDE_NEIGHBOR
-    select.ROWS_PER_WIDE_NEIGHBOR = len(part.table)  # no log is large enough
-    try:
-        narrow = _ask_ours(part, changed)
-    finally:
-        select.ROWS_PER_WIDE_NEIGHBOR = needed
+    artifact, narrow = train(part.log, encoder="both", cache=CACHE)[0], _train_narrow(part)
     asked = {}
-    for tier in TIERS:
-        peers = _ask_peers(tier, part, changed)
-        asked[tier] = Asked(
-            before=own[tier].before | {NARROW: narrow[tier].before[OURS]} | peers.before,
-            after=own[tier].after | {NARROW: narrow[tier].after[OURS]} | peers.after,
-            n_neighbors=own[tier].n_neighbors | {NARROW: narrow[tier].n_neighbors[OURS]},
+    for tier, narrow_tier in zip(artifact.tiers, narrow.tiers, strict=True):
+        ours = _ask_tier(artifact, tier, part, changed)
+        # Where both settled on the same numbers they are the same router.
+        same = (tier.settings, tier.space.feature_weight) == (narrow_tier.settings, narrow_tier.space.feature_weight)
+        other = ours if same else _ask_tier(narrow, narrow_tier, part, changed)
+        peers = _ask_peers(tier.name, part, changed)
+        asked[tier.name] = Asked(
+            before=ours.before | {NARROW: other.before[OURS]} | peers.before,
+            after=ours.after | {NARROW: other.after[OURS]} | peers.after,
+            n_neighbors={OURS: tier.settings.n_neighbors, NARROW: narrow_tier.settings.n_neighbors},
         )
     return asked
 
 
-def _ask_ours(part: Part, changed: dict[str, list[str | None]]) -> dict[str, Asked]:
-    """Train on the part's log and ask both tiers."""
-    artifact, _ = train(part.log, encoder="both", cache=CACHE)
-    router = Router(artifact, cache_entries=0)
+def _train_narrow(part: Part) -> RouterArtifact:
+    """Train as if no log were large enough for wide neighbourhoods."""
+    needed = select.ROWS_PER_WIDE_NEIGHBOR
+    select.ROWS_PER_WIDE_NEIGHBOR = len(part.table)
     try:
-        return {
-            one.name: _ask_tier(router, one.name, one.settings.n_neighbors, part, changed) for one in artifact.tiers
-        }
+        return train(part.log, encoder="both", cache=CACHE)[0]
     finally:
-        router.close()
+        select.ROWS_PER_WIDE_NEIGHBOR = needed
 
 
-def _ask_tier(router: Router, tier: str, n_neighbors: int, part: Part, changed: dict[str, list[str | None]]) -> Asked:
+def _ask_tier(artifact: RouterArtifact, tier: Tier, part: Part, changed: dict[str, list[str | None]]) -> Asked:
+    """Ask one tier by the path that serves."""
     column = {model: at for at, model in enumerate(part.table.models)}
+    router = Router(artifact, cache_entries=0)
 
     def decide(text: str) -> Decision:
-        return router.answer_of(tier, text, ANYWAY, explain=True)
+        return router.answer_of(tier.name, text, ANYWAY, explain=True)
 
-    decisions = [decide(text) for text in (*part.prompts, *part.valued)]
-    before = np.array([column[one.model] for one in decisions])
-    after: dict[str, dict[str, NDArray[np.int64]]] = {OURS: {}, IN_SESSION: {}}
-    for name, texts in changed.items():
-        chosen, held = np.full((2, len(texts)), -1)
-        for at, text in enumerate(texts):
-            if text is not None:
-                decision = decide(text)
-                chosen[at] = column[decision.model]
-                held[at] = column[in_session(decision, decisions[at].model)]
-        after[OURS][name], after[IN_SESSION][name] = chosen, held
-    return Asked({OURS: before, IN_SESSION: before}, after, {OURS: n_neighbors})
+    try:
+        decisions = [decide(text) for text in (*part.prompts, *part.valued)]
+        before = np.array([column[one.model] for one in decisions])
+        after: dict[str, dict[str, NDArray[np.int64]]] = {OURS: {}, IN_SESSION: {}}
+        for name, texts in changed.items():
+            chosen, held = np.full((2, len(texts)), -1)
+            for at, text in enumerate(texts):
+                if text is not None:
+                    decision = decide(text)
+                    chosen[at] = column[decision.model]
+                    held[at] = column[in_session(decision, decisions[at].model)]
+            after[OURS][name], after[IN_SESSION][name] = chosen, held
+    finally:
+        router.close()
+    return Asked({OURS: before, IN_SESSION: before}, after)
 
 
 def in_session(decision: Decision, held: str) -> str:
