@@ -7,7 +7,7 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-policy bench-encoders bench-latency bench-latency-service bench-latency-peers prove-feedback \
+	bench-train bench-policy bench-stability bench-encoders bench-latency bench-latency-service bench-latency-peers prove-feedback \
 	prove-artifacts bench-feedback tables clean
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
 	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, minutes'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
+	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -68,6 +69,9 @@ bench-policy: $(VENV)/.installed
 bench-coverage: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/battle_coverage.py
 
+bench-stability: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/stability.py
+
 # TUNED=DIR names the sentence-transformers directory that the full tier was exported from: its float32 is compared, too.
 bench-encoders: $(ENCODERS_VENV)/.installed
 	$(ENCODERS_VENV)/bin/python benchmarks/encoders.py $(if $(TUNED),--tuned $(TUNED))
@@ -100,6 +104,7 @@ tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py
 	$(VENV)/bin/python benchmarks/encoder_tables.py
 	$(VENV)/bin/python benchmarks/latency_tables.py
+	$(VENV)/bin/python benchmarks/stability_tables.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,8 @@
 """Surface features of a prompt: how it is written, which its meaning vector does not tell.
 
 Length, digits, code, answer options, script: the cheapest signal of how hard a prompt is. Most of them are linear in
-the counts of its UTF-8 bytes, so one histogram gives them all in a few microseconds at any length.
+the counts of its UTF-8 bytes, so one histogram gives them all in a few microseconds at any length. Blanks around the
+prompt and capitals are not among them: the same question typed in lower case, or with a space behind, is the same.
 """
 
 import math
@@ -13,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The name of what is computed here, pinned by artifacts: other features need another name.
-FEATURES = "surface-1"
+FEATURES = "surface-2"
 
 _BYTE_CLASSES: dict[str, bytes] = {
     "digits": string.digits.encode(),
-    "capitals": string.ascii_uppercase.encode(),
     "punctuation": string.punctuation.encode(),
     "spaces": b" \t",
     "newlines": b"\n",
@@ -34,7 +34,6 @@ _BYTE_CLASSES: dict[str, bytes] = {
 }
 _SHARES = (
     "digits",
-    "capitals",
     "punctuation",
     "spaces",
     "newlines",
@@ -89,6 +88,7 @@ def surface_features(text: str) -> NDArray[np.float64]:
 
 def surface_features_of(texts: Sequence[str]) -> NDArray[np.float64]:
     """Return the same for many prompts: float64 (n_texts, N_FEATURES)."""
+    texts = [text.strip() for text in texts]
     raw = [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8) for text in texts]
     counts = np.stack([np.bincount(one, minlength=256) for one in raw]) @ _TABLE
     n_bytes = np.array([len(one) for one in raw], dtype=np.float64)
@@ -105,7 +105,7 @@ def _marks(text: str) -> tuple[float, ...]:
     head = text[:_FLAG_CHARS]
     return (
         math.log1p(_count_negations(text[:_NEGATION_CHARS])),
-        text.rstrip()[-1:] in ("?", "？"),
+        text[-1:] in ("?", "？"),
         any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None,
         _FLAGS["has_options"].search(head) is not None,
         _FLAGS["asks_what"].match(head) is not None,  # these two are about the opening

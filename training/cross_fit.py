@@ -144,6 +144,7 @@ class Selection:
         self._table, self._places, self._progress, self._costs_usd = table, places, progress, costs_usd
         self._sizes = sizes
         self._configs = grid(table)
+        n_near = n_listed(self._configs)
         n_listings = len(places) * (2 if blocks_in_time is None else 3)
         listed = 0
 
@@ -152,11 +153,11 @@ class Selection:
             listed += 1
             progress("neighbours", listed, n_listings)
 
-        self._schemes = tuple(hold_out(places, one, n_listed(), advance) for one in (folds, cluster_folds))
+        self._schemes = tuple(hold_out(places, one, n_near, advance) for one in (folds, cluster_folds))
         if blocks_in_time is None:
             self._outer = folds_of(self._schemes[0], np.ones(len(table), dtype=bool))
         else:
-            forward = hold_out(places, blocks_in_time, n_listed(), advance)
+            forward = hold_out(places, blocks_in_time, n_near, advance)
             self._outer = [
                 HoldOut(forward, blocks_in_time < one, np.flatnonzero(blocks_in_time == one))
                 for one in np.unique(blocks_in_time)[1:]

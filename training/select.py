@@ -34,6 +34,10 @@ from training.hold_out import Far, HoldOut, Place, blocks
 from training.value import value_matrix
 
 N_NEIGHBORS = (30, 100, 300)
+# The wider the mean, the fewer prompts change their model when a word of them is changed. Tried with the flattest
+# weights alone, and only in logs of so many times the rows: half a small log is no neighbourhood.
+WIDE_NEIGHBORS = 600
+ROWS_PER_WIDE_NEIGHBOR = 6
 TEMPERATURES = (0.1, 0.2)
 FEATURE_WEIGHTS = (0.0, 0.5, 1.0)
 SHRINKAGES = (1.0, 3.0, 10.0, 30.0)  # in comparisons
@@ -104,16 +108,21 @@ class Chosen:
         )
 
 
-def n_listed() -> int:
-    """Return how many nearest rows are worth finding beforehand."""
-    return int(LISTED * max(N_NEIGHBORS))
+def n_listed(configs: Sequence[Config]) -> int:
+    """Return how many nearest rows are worth finding before these are tried."""
+    return int(LISTED * max(one.n_neighbors for one in configs))
 
 
 def grid(table: Table) -> tuple[Config, ...]:
     """Return all configurations worth trying on this table."""
     intents = INTENT_PRIORS if len(table.intent_names) > 1 else INTENT_PRIORS[:1]
+    widths = [*product(N_NEIGHBORS, TEMPERATURES)]
+    if len(table) >= ROWS_PER_WIDE_NEIGHBOR * WIDE_NEIGHBORS:
+        widths.append((WIDE_NEIGHBORS, max(TEMPERATURES)))
+    points = product(SHRINKAGES, widths, intents, GUARDS, FEATURE_WEIGHTS)
     return tuple(
-        Config(*point) for point in product(SHRINKAGES, N_NEIGHBORS, intents, GUARDS, TEMPERATURES, FEATURE_WEIGHTS)
+        Config(shrinkage, n_neighbors, intent_prior, guard_z, temperature, feature_weight)
+        for shrinkage, (n_neighbors, temperature), intent_prior, guard_z, feature_weight in points
     )
 
 

@@ -250,7 +250,7 @@ PINS = {
     "metric": "euclidean",
     "folding": "last-turn-1",
     "features": "surface-0",
-    "n_features": 23,
+    "n_features": 24,
     "encoder_id": "0" * 64,
 }
 

@@ -50,7 +50,7 @@ def test_any_text_gives_finite_numbers_and_shares(text: str) -> None:
         ("ab", "log_bytes", np.log(3)),
         ("é", "log_bytes", np.log(3)),
         ("a1b2", "digits_share", 0.5),
-        ("ABcd", "capitals_share", 0.5),
+        ("a.B.", "punctuation_share", 0.5),
         ("a b c", "log_spaces", np.log(3)),
         ("a\n\nb", "log_newlines", np.log(3)),
         ("2+2=4", "math_share", 0.4),
@@ -74,6 +74,18 @@ def test_features_mean_what_they_say(text: str, name: str, value: float) -> None
     assert feature(text, name) == pytest.approx(value)
 
 
+@given(st.text(max_size=80), st.text(" \n\t", max_size=5), st.text(" \n\t", max_size=5))
+def test_blanks_around_a_prompt_change_nothing(text: str, before: str, after: str) -> None:
+    np.testing.assert_array_equal(surface_features(before + text + after), surface_features(text))
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_case_changes_nothing_but_what_looks_like_code(text: str) -> None:
+    own, lower = surface_features(text), surface_features(text.lower())
+    same = [at for at, name in enumerate(FEATURE_NAMES) if name != "has_code"]
+    np.testing.assert_array_equal(own[same], lower[same])
+
+
 def test_patterns_do_not_backtrack_over_blank_lines() -> None:
     """A run of whitespace is read once: patterns that start at every line must not run across lines."""
     from router import features
@@ -87,7 +99,7 @@ def test_other_features_need_another_name() -> None:
     texts = ("Which of these is NOT prime?\nA) 2\nB) 9", "def f(x):\n    return x ** 2", "Übersetze: 早上好！", "")
     computed = np.round(np.stack([surface_features(text) for text in texts]), 6) + 0.0
     found = hashlib.sha256(computed.tobytes()).hexdigest()[:16]
-    assert (FEATURES, N_FEATURES, found) == ("surface-1", 24, "110831931b3e706b")
+    assert (FEATURES, N_FEATURES, found) == ("surface-2", 23, "ce57c88dd3421f7b")
 
 
 FRAGMENTS = st.sampled_from(
@@ -116,4 +128,4 @@ def test_looking_for_marks_first_changes_nothing(text: str) -> None:
     from router import features
 
     assert features._count_negations(text) == len(features._NEGATION.findall(text))
-    assert feature(text, "has_code") == (features._FLAGS["has_code"].search(text) is not None)
+    assert feature(text, "has_code") == (features._FLAGS["has_code"].search(text.strip()) is not None)

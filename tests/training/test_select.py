@@ -20,7 +20,19 @@ from training.evidence import Battles, Table
 from training.fit import fit_evidence
 from training.hold_out import Far, HoldOut, Place, hold_out
 from training.near import nearest
-from training.select import Chosen, Config, Trial, best_fixed, grid, n_listed, pick, try_all
+from training.select import (
+    N_NEIGHBORS,
+    TEMPERATURES,
+    WIDE_NEIGHBORS,
+    Chosen,
+    Config,
+    Trial,
+    best_fixed,
+    grid,
+    n_listed,
+    pick,
+    try_all,
+)
 from training.split import deal_folds
 from training.value import value_matrix
 
@@ -82,7 +94,7 @@ CONFIGS = tuple(
 def held_of(table: Table, rows: NDArray[np.int64]) -> HoldOut:
     """Hold ``rows`` out, by the fold scheme that has them for its second fold."""
     folds = np.isin(np.arange(N_ROWS), rows).astype(np.int64)
-    return HoldOut(hold_out(PLACES, folds, n_listed()), folds == 0, rows)
+    return HoldOut(hold_out(PLACES, folds, n_listed(CONFIGS)), folds == 0, rows)
 
 
 def centred_loss(table: Table, row: int, z: NDArray[np.float64]) -> float:
@@ -217,7 +229,7 @@ def test_folds_agree_with_a_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     for fold in range(4):
         chosen = selection._chosen(folds != fold)
         assert chosen.config == CONFIGS[4]
-        held = HoldOut(hold_out(PLACES, folds, n_listed()), folds != fold, np.flatnonzero(folds == fold))
+        held = HoldOut(hold_out(PLACES, folds, n_listed(CONFIGS)), folds != fold, np.flatnonzero(folds == fold))
         by_hand = predict(table, PLACES, held, chosen)
         np.testing.assert_array_equal(choices[folds == fold], by_hand.choose())
         assert set(fixed[folds == fold]) == set(by_hand.fixed)
@@ -273,6 +285,18 @@ def test_intents_are_tried_where_there_are_two(names: tuple[str, ...]) -> None:
     configs = grid(replace(table_of("scores"), intent_names=names))
     assert {one.intent_prior for one in configs} == ({False, True} if len(names) > 1 else {False})
     assert len(set(configs)) == len(configs)
+
+
+def test_wide_neighbourhoods_are_tried_in_large_logs_with_the_flattest_weights() -> None:
+    small = table_of("scores")
+    tiled = {name: np.tile(getattr(small, name), 30) for name in ("row_weight", "intents")}
+    large = replace(small, texts=small.texts * 30, **tiled)
+    assert len(small) < 6 * WIDE_NEIGHBORS <= len(large)
+    assert max(one.n_neighbors for one in grid(small)) == max(N_NEIGHBORS)
+    wide = [one for one in grid(large) if one.n_neighbors not in N_NEIGHBORS]
+    assert {(one.n_neighbors, one.temperature) for one in wide} == {(WIDE_NEIGHBORS, max(TEMPERATURES))}
+    assert [one for one in grid(large) if one not in wide] == list(grid(small))
+    assert n_listed(grid(small)) < WIDE_NEIGHBORS < n_listed(grid(large))
 
 
 @pytest.mark.parametrize("kind", ["scores", "battles"])
