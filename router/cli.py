@@ -13,6 +13,7 @@ from router import __version__
 from router.arguments import amount, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
+from router.cli_forget import add_forget
 from router.cli_route import add_route
 from router.cli_serve import add_serve
 from router.encoder import TIERS
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     intents.add_argument("artifact", help="directory written by 'whichmodel train --out'")
     _add_json(intents)
     _add_data(commands)
+    add_forget(commands, _command)
     add_encoder(commands, _command, _Bars)
     return top
 

@@ -26,6 +26,7 @@ LAYERS = {
     "router.catalogue": 1,
     "router.constraints": 1,
     "router.flips": 1,
+    "router.memory": 1,
     "router.summary": 1,
     "router.encoder": 1,
     "router.index": 1,
@@ -47,6 +48,7 @@ LAYERS = {
     "router.arguments": 0,
     "router.prompt_lines": 1,
     "router.cli_encoder": 4,
+    "router.cli_forget": 4,
     "router.cli_route": 4,
     "router.cli_serve": 5,
     "router.cli": 6,
@@ -58,6 +60,7 @@ SIDEWAYS = {
     ("router.files", "router.errors"),
     ("router.files", "router.types"),
     ("router.artifact", "router.estimate"),
+    ("router.artifact", "router.memory"),
     ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
     ("router.artifact", "router.tier"),
@@ -80,7 +83,7 @@ SIDEWAYS = {
     ("router.tier", "router.space"),
 }
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
-COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_route", "router.cli_serve")
+COMMAND_LINES = ("router.cli", "router.cli_encoder", "router.cli_forget", "router.cli_route", "router.cli_serve")
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}
 
