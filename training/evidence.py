@@ -128,7 +128,7 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
             costs.add_all(row, one.costs_usd or {}, column, 1.0)
             lengths.add_all(row, one.output_tokens or {}, column, 1.0)
             if kind == "battles":
-                battles.extend(_battles_of(one, row, column))
+                battles.extend(battles_of(one, row, column))
             else:
                 scores.add_all(row, one.scores or {}, column, one.weight)
     # Weights are relative: in units of their mean, the pseudo-counts of every prior keep their meaning.
@@ -198,9 +198,12 @@ def _latest(members: Sequence[Comparison]) -> float:
     return max((one.timestamp for one in members if one.timestamp is not None), default=float("nan"))
 
 
-def _battles_of(one: Comparison, row: int, column: dict[str, int]) -> list[Battle]:
+def battles_of(one: Comparison, row: int, column: Mapping[str, int]) -> list[Battle]:
+    """Return a comparison's battles: its own, or those between every two of its scored models, on ``row``."""
     if one.scores is None:
-        if one.model_a not in column or one.model_b not in column or one.winner is None:
+        if one.model_a is None or one.model_b is None or one.winner is None:
+            return []
+        if one.model_a not in column or one.model_b not in column:
             return []
         both_bad = one.winner == "both_bad"
         return [(row, column[one.model_a], column[one.model_b], OUTCOMES[one.winner], both_bad, one.weight)]
