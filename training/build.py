@@ -24,6 +24,7 @@ from training.select import FEATURE_WEIGHTS
 from training.split import near_duplicate_groups
 from training.tiers import Progress, compare_tiers, fit_tier, intent_quality, prepare, won
 from training.verdict import DEFAULT_MARGIN
+from training.weights import MAX_KEY_SHARE, weigh
 
 PREVIEW_CHARS = 80
 STORE_PROMPTS = ("none", "preview", "full")
@@ -70,6 +71,8 @@ def train(
     split: str | None = None,
     intents: str | None = None,
     hold_out: float = 0.0,
+    half_life_days: float | None = None,
+    max_key_share: float = MAX_KEY_SHARE,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[RouterArtifact, Report]:
@@ -88,8 +91,8 @@ def train(
     intents: where the rows' intents come from: 'given' labels alone, the 'model' beside the encoder, 'discover' for
     clusters named by their words, or 'none'; None takes the first of the first three that there is. A row without a
     label in a log that has some stays without. hold_out: share of the rows that are not learnt from, now or by a
-    challenger of this artifact, so that the two can be compared on them. cache: directory for vectors of texts already
-    seen.
+    challenger of this artifact, so that the two can be compared on them. half_life_days, max_key_share: how much
+    each comparison counts, as in training.weights.weigh. cache: directory for vectors of texts already seen.
 
     Raises:
         DataError: fewer than 20 prompts or 2 models, a split by time without timestamps, or 'given' without a label.
@@ -106,6 +109,8 @@ def train(
         split=split,
         intents=intents,
         reserve=Reserve(hold_out),
+        half_life_days=half_life_days,
+        max_key_share=max_key_share,
         cache=cache,
         progress=progress,
     )
@@ -123,6 +128,8 @@ def learn(
     split: str | None = None,
     intents: str | None = None,
     reserve: Reserve | None = None,
+    half_life_days: float | None = None,
+    max_key_share: float = MAX_KEY_SHARE,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Learnt:
@@ -132,6 +139,8 @@ def learn(
     report_progress = progress or _silent
     reserve = reserve or Reserve()
     encoders = _load_encoders(encoder)
+    weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
+    log = weighed.log
     template = find_template([one.prompt for one in log.comparisons])
     everything = tabulate(log, template=template)
     _check_enough(len(everything))
@@ -157,6 +166,7 @@ def learn(
             "n_rows_without": int((table.intents < 0).sum()),
         },
         "n_held_out_for_challengers": int(reserved.sum()),
+        "weights": weighed.to_json(),
         **_origin(log, template),
     }
     rows = prepare(table, groups, places[0][0].vectors, profiles or {}, split, seed, details)

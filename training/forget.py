@@ -159,7 +159,7 @@ def _without_learnt_means(artifact: RouterArtifact, memory: Memory) -> dict[str,
 def _details(artifact: RouterArtifact, table: Table, remaining: Memory) -> JsonObject:
     """Return what the report keeps of where the rows came from."""
     before = artifact.report.get("details", {})
-    kept = ("seed", "n_held_out_for_challengers", "n_comparisons", "n_refused", "template_chars", "sources")
+    kept = ("seed", "n_held_out_for_challengers", "weights", "n_comparisons", "n_refused", "template_chars", "sources")
     return {
         **{name: before[name] for name in kept if name in before},
         "intents": {
