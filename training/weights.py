@@ -142,8 +142,8 @@ def _share_factors(rows: list[Comparison], max_share: float) -> dict[str, float]
 def disagreeing_keys(log: PreferenceLog) -> list[str]:
     """Return the keys whose word on a model is far from everybody else's, sorted.
 
-    What the others say is a Bradley-Terry fit, or the models' mean scores, in which no key counts for more than the
-    typical one: with the key's own rows left out of it, round by round, as soon as it is found to be off. Most keys,
+    What the others say is a Bradley-Terry fit, or the models' mean scores, in which no key's word on a pair of models,
+    or on a model, counts for more than a typical one. A key that is off is left out of it in the next round. Most keys,
     not most rows, must be honest.
     """
     votes = _votes(log)
@@ -151,15 +151,14 @@ def disagreeing_keys(log: PreferenceLog) -> list[str]:
     keyed = votes.key >= 0
     if not keyed.any() or (n_keys < MIN_KEYS and keyed.all()):
         return []
-    totals = np.bincount(votes.key[keyed], weights=votes.weight[keyed], minlength=n_keys)
-    typical = float(np.median(totals[totals > 0]))
+    equal = votes.equal_say()
     if n_keys < MIN_KEYS:  # the rows without a key decide
-        typical = min(typical, FEW_KEYS_SHARE * float(votes.weight[~keyed].sum()))
-    equal = np.minimum(1.0, typical / np.maximum(totals, 1e-12))
+        free = float(votes.weight[~keyed].sum())
+        heard = np.bincount(votes.key[keyed], weights=equal[keyed], minlength=n_keys)
+        equal[keyed] *= np.minimum(1.0, FEW_KEYS_SHARE * free / np.maximum(heard, 1e-12))[votes.key[keyed]]
     trusted = np.ones(n_keys, dtype=bool)
     for _ in range(ROUNDS):
-        factor = np.append(equal * trusted, 1.0)  # the last is of the rows without a key
-        off = votes.off(factor[votes.key] * votes.weight)
+        off = votes.off(equal * np.append(trusted, True)[votes.key])  # the last is of the rows without a key
         if (off == ~trusted).all():
             break
         trusted = ~off
@@ -178,6 +177,16 @@ class _Votes:
     b: NDArray[np.int64]
     y: NDArray[np.float64]
     weight: NDArray[np.float64]
+
+    def equal_say(self) -> NDArray[np.float64]:
+        """Return weights with which no key says more of a pair of models, or of a model, than is usual: (n_votes,)."""
+        low, high = np.minimum(self.a, self.b), np.maximum(self.a, self.b)
+        subject = low * self.n_models + high if self.kind == "battles" else self.a
+        cell = np.unique(self.key * self.n_models**2 + subject, return_inverse=True)[1]
+        said = np.bincount(cell, weights=self.weight)
+        usual = float(np.median(said[np.unique(cell[self.key >= 0])]))
+        factor = np.minimum(1.0, usual / np.maximum(said, 1e-12))[cell]
+        return np.asarray(self.weight * np.where(self.key >= 0, factor, 1.0))
 
     def off(self, weight: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which keys are off from what all say by these weights: bool (n_keys,)."""
