@@ -8,8 +8,8 @@ choices on the last fifth, where every score is known: poisoned minus clean, pai
 verdict is left aside, so that nothing but the votes differs.
 
 The lies: the worst model always wins (against anyone, or against the best one), the best one always loses, a middling
-model always wins, or a middling model wins half of the time whatever happened ("half"), which no test of single keys
-can see. "specialists" is no lie: ten honest keys of 500 votes, each on one task alone.
+model always wins, or it wins half of the time whatever happened ("half"). "specialists" is no lie: ten honest keys of
+500 votes, each on one task alone.
 """
 
 import argparse
@@ -46,6 +46,9 @@ LIES = {
 LIARS = {"1 key x 5,000": (1, 5000), "10 keys x 500": (10, 500)}
 SHARES = {"caps off": 1.0, "caps on": 0.05}
 
+Held = dict[tuple[str, str], list[tuple[int, int]]]
+"""(kind, attack) to, per seed, how many honest keys were left out, and how many were held back in any way."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
@@ -65,26 +68,29 @@ def main() -> None:
     started = time.perf_counter()
     world = make_world(load(source))
     qualities: dict[tuple[str, str, str], list[float]] = {}
-    held: dict[tuple[str, str], list[int]] = {}
+    held: Held = {}
     for seed in range(args.seeds):
         for kind in LIES:
             run_seed(world, kind, seed, qualities, held)
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
-    rows = summary(qualities, held)
+    rows = summary(qualities)
     for row in rows:
         print(
             f"{row['kind']:<8} {row['attack']:<32} {row['caps']:<9} {100 * row['mean']:+7.2f} points"
             f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f}, worst seed {100 * row['worst']:+.2f})"
         )
     clean = {f"{kind}, {caps}": float(np.mean(q)) for (kind, attack, caps), q in qualities.items() if attack == "none"}
-    false = {name: int(sum(held[name, "none"])) for name in LIES}
-    print(f"clean quality {clean}; honest keys left out in clean logs {false}")
+    honest = {
+        name: {"left_out": sum(one[0] for one in counts), "held_back": sum(one[1] for one in counts)}
+        for name, counts in {
+            **{f"{kind}, clean": held[kind, "none"] for kind in LIES},
+            "specialists": held["battles", "specialists"],
+        }.items()
+    }
+    print(f"clean quality {clean}; honest keys, all seeds {honest}")
     numbers = {
         "clean_quality": clean,
-        "honest_keys_left_out": {
-            "clean": false,
-            "specialists": int(sum(held["battles", "specialists"])),
-        },
+        "honest_keys": honest,
         "differences": rows,
         "seconds": round(time.perf_counter() - started),
     }
@@ -104,9 +110,9 @@ def run_seed(
     kind: str,
     seed: int,
     qualities: dict[tuple[str, str, str], list[float]],
-    held: dict[tuple[str, str], list[int]],
+    held: Held,
 ) -> None:
-    """Add one seed's qualities by (kind, attack, caps), and how many honest keys were left out by (kind, attack)."""
+    """Add one seed's qualities by (kind, attack, caps), and what became of honest keys."""
     rng = np.random.default_rng(seed)
     folds = deal_folds(world.groups, 5, seed)
     learnt, asked = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
@@ -123,8 +129,9 @@ def run_seed(
             value = quality(world, weighed.log, asked)
             qualities.setdefault((kind, attack, caps), []).append(value)
             if share < 1:
-                out = [one for one in weighed.held_back if one.factor == 0 and not one.key.startswith("liar")]
-                held.setdefault((kind, attack), []).append(len(out))
+                honest_keys = [one for one in weighed.held_back if not one.key.startswith("liar")]
+                out = sum(one.factor == 0 for one in honest_keys)
+                held.setdefault((kind, attack), []).append((out, len(honest_keys)))
 
 
 def vote(world: World, kind: str, row: int, a: int, b: int, judge: str) -> Comparison:
@@ -201,9 +208,7 @@ def quality(world: World, log: PreferenceLog, asked: NDArray[np.int64]) -> float
     return float(world.table.scores[asked, choices].mean())
 
 
-def summary(
-    qualities: dict[tuple[str, str, str], list[float]], held: dict[tuple[str, str], list[int]]
-) -> list[dict[str, Any]]:
+def summary(qualities: dict[tuple[str, str, str], list[float]]) -> list[dict[str, Any]]:
     """Return poisoned minus clean (caps alike) by kind, attack and caps, with the 95 % interval over the seeds."""
     rows: list[dict[str, Any]] = []
     for (kind, attack, caps), poisoned in qualities.items():

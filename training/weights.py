@@ -5,7 +5,7 @@ the owner's own and are never held back for whose they are.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,10 @@ LEAST_DECAY = 1e-6
 # by more than so many standard errors. 1.5 logits: 82 % wins where the others see 50 %.
 MAX_SHIFT = {"battles": 1.5, "scores": 0.4}
 MAX_ERRORS = 5.0
+# In a crowd of at least so many keys, one whose word is off by more than this counts for as much as a typical key: an
+# honest one that sees other prompts is still heard, and one that lies half of the time has no more than a say.
+MIN_CROWD = 20
+DOUBTED_SHIFT = {"battles": 0.5, "scores": 0.15}
 # Fewer keys cannot outvote one of them, unless the log has rows without a key.
 MIN_KEYS = 4
 FEW_KEYS_SHARE = 0.1
@@ -78,14 +82,17 @@ def weigh(log: PreferenceLog, *, half_life_days: float | None = None, max_key_sh
     counts = Counter(one.judge for one in log.comparisons if one.judge is not None)
     if not counts or max_key_share == 1:
         return Weighed(log, len(counts), (), settings)
-    out = disagreeing_keys(log)
-    rows = [one for one in log.comparisons if one.judge not in out]
+    opinion = judge_keys(log)
+    rows = [one for one in log.comparisons if one.judge not in opinion.contradicted]
     if not rows:
         raise DataError("no comparison is left: every key disagrees with all others; see --max-key-share")
-    factors = _share_factors(rows, max_key_share)
-    rows = [one if one.judge not in factors else _times(one, factors[one.judge]) for one in rows]
-    held = [HeldBack(key, counts[key], 0.0, "disagrees with the others") for key in out]
-    held += [HeldBack(key, counts[key], factor, "above its share") for key, factor in factors.items()]
+    doubted = _typical_factors(rows, opinion.doubted)
+    rows = _apply(rows, doubted)
+    shares = _share_factors(rows, max_key_share)
+    rows = _apply(rows, shares)
+    held = [HeldBack(key, counts[key], 0.0, "contradicted by all others") for key in opinion.contradicted]
+    held += [HeldBack(key, counts[key], factor, "differs from most others") for key, factor in doubted.items()]
+    held += [HeldBack(key, counts[key], factor, "above its share") for key, factor in shares.items()]
     held.sort(key=lambda one: (one.factor, one.key))
     return Weighed(replace_rows(log, rows), len(counts), tuple(held), settings)
 
@@ -107,8 +114,22 @@ def _decayed(log: PreferenceLog, half_life_days: float) -> list[Comparison]:
     ]
 
 
+def _apply(rows: list[Comparison], factors: Mapping[str, float]) -> list[Comparison]:
+    return [one if one.judge is None else _times(one, factors.get(one.judge, 1.0)) for one in rows]
+
+
 def _times(one: Comparison, factor: float) -> Comparison:
     return replace(one, weight=one.weight * factor)
+
+
+def _typical_factors(rows: list[Comparison], doubted: Sequence[str]) -> dict[str, float]:
+    """Return the factor of every doubted key that has more than the median key."""
+    totals: dict[str, float] = defaultdict(float)
+    for one in rows:
+        if one.judge is not None:
+            totals[one.judge] += one.weight
+    typical = float(np.median(list(totals.values()))) if totals else 0.0
+    return {key: typical / totals[key] for key in doubted if totals[key] > typical}
 
 
 def _share_factors(rows: list[Comparison], max_share: float) -> dict[str, float]:
@@ -139,18 +160,26 @@ def _share_factors(rows: list[Comparison], max_share: float) -> dict[str, float]
     return factors
 
 
-def disagreeing_keys(log: PreferenceLog) -> list[str]:
-    """Return the keys whose word on a model is far from everybody else's, sorted.
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """Keys by what the others say of their word: contradicted outright, or doubted; each sorted."""
+
+    contradicted: tuple[str, ...] = ()
+    doubted: tuple[str, ...] = ()
+
+
+def judge_keys(log: PreferenceLog) -> Opinion:
+    """Return the keys whose word on a model is far from everybody else's, and those whose is somewhat off.
 
     What the others say is a Bradley-Terry fit, or the models' mean scores, in which no key's word on a pair of models,
-    or on a model, counts for more than a typical one. A key that is off is left out of it in the next round. Most keys,
-    not most rows, must be honest.
+    or on a model, counts for more than a typical one. A key that is contradicted is left out of it in the next round.
+    Most keys, not most rows, must be honest.
     """
     votes = _votes(log)
     n_keys = len(votes.keys)
     keyed = votes.key >= 0
     if not keyed.any() or (n_keys < MIN_KEYS and keyed.all()):
-        return []
+        return Opinion()
     equal = votes.equal_say()
     if n_keys < MIN_KEYS:  # the rows without a key decide
         free = float(votes.weight[~keyed].sum())
@@ -158,11 +187,17 @@ def disagreeing_keys(log: PreferenceLog) -> list[str]:
         equal[keyed] *= np.minimum(1.0, FEW_KEYS_SHARE * free / np.maximum(heard, 1e-12))[votes.key[keyed]]
     trusted = np.ones(n_keys, dtype=bool)
     for _ in range(ROUNDS):
-        off = votes.off(equal * np.append(trusted, True)[votes.key])  # the last is of the rows without a key
+        off = votes.off(equal * np.append(trusted, True)[votes.key], MAX_SHIFT)  # the last: rows without a key
         if (off == ~trusted).all():
             break
         trusted = ~off
-    return sorted(name for name, good in zip(votes.keys, trusted, strict=True) if not good)
+    doubted = np.zeros(n_keys, dtype=bool)
+    if n_keys >= MIN_CROWD:
+        doubted = trusted & votes.off(equal * np.append(trusted, True)[votes.key], DOUBTED_SHIFT, centred=True)
+    return Opinion(
+        tuple(name for name, good in zip(votes.keys, trusted, strict=True) if not good),
+        tuple(name for name, bad in zip(votes.keys, doubted, strict=True) if bad),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,8 +223,13 @@ class _Votes:
         factor = np.minimum(1.0, usual / np.maximum(said, 1e-12))[cell]
         return np.asarray(self.weight * np.where(self.key >= 0, factor, 1.0))
 
-    def off(self, weight: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return which keys are off from what all say by these weights: bool (n_keys,)."""
+    def off(
+        self, weight: NDArray[np.float64], max_shift: Mapping[str, float], *, centred: bool = False
+    ) -> NDArray[np.bool_]:
+        """Return which keys are off by more than this from what all say by these weights: bool (n_keys,).
+
+        centred: of scores, a key's own mean does not count: its prompts may be easy ones.
+        """
         pull, mass = np.zeros((2, len(self.keys) + 1, self.n_models))
         if self.kind == "battles":
             heard = weight > 0
@@ -207,8 +247,10 @@ class _Votes:
             np.add.at(pull, (self.key, self.a), self.y - mean[self.a])
             np.add.at(mass, (self.key, self.a), 1.0)
             noise = mass * spread
+            if centred:
+                pull -= mass * pull.sum(axis=1, keepdims=True) / np.maximum(mass.sum(axis=1, keepdims=True), MIN_SEEN)
         shift, errors = np.abs(pull) / (mass + MIN_SEEN), np.abs(pull) / np.sqrt(np.maximum(noise, 1e-12))
-        wrong = np.logical_and(shift > MAX_SHIFT[self.kind], errors > MAX_ERRORS)
+        wrong = np.logical_and(shift > max_shift[self.kind], errors > MAX_ERRORS)
         return np.asarray(np.any(wrong[:-1], axis=1), dtype=bool)
 
 
