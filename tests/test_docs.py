@@ -11,7 +11,7 @@ from router.policy import REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("train", "eval", "route", "serve", "show", "intents", "data inspect", "encoder distill")
+COMMANDS = ("train", "eval", "route", "serve", "show", "intents", "forget", "data inspect", "encoder distill")
 
 
 MODULES = [

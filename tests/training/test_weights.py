@@ -1,14 +1,19 @@
 """training/weights.py: age, shares of keys, and keys that everybody else contradicts."""
 
+import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.artifact import load_artifact
+from router.cli import main
 from router.encoder import OnnxEncoder
 from router.errors import DataError
 from training.build import train
@@ -167,3 +172,27 @@ def test_train_says_whom_it_held_back(scores_log: PreferenceLog, encoder: OnnxEn
     poisoned, report = train(PreferenceLog(comparisons=rows + liar), encoder=encoder)
     assert [one["key"] for one in report.details["weights"]["held_back"]] == ["liar"]
     assert poisoned.n_rows == clean.n_rows and poisoned.best.evidence.prior == pytest.approx(clean.best.evidence.prior)
+
+
+def test_the_command_names_whom_it_held_back(
+    scores_log: PreferenceLog,
+    small_grid: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small_grid(SHRINKAGES=(3.0,))
+    rows: list[dict[str, Any]] = []
+    for number, one in enumerate(scores_log.comparisons):
+        rows.append({"prompt": one.prompt, "scores": one.scores, "judge": f"key-{number % 10}", "timestamp": number})
+        rows.append(
+            {"prompt": f"{one.prompt} please", "scores": {"chef-large": 0.0, "guide-small": 0.0}, "judge": "liar"}
+        )
+    source, out = tmp_path / "log.jsonl", str(tmp_path / "v1")
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["train", str(source), "--out", out, "--half-life-days", "30"]) == 0
+    assert "150 rows of liar are left out: contradicted by all others" in capsys.readouterr().err
+    details = load_artifact(out).report["details"]["weights"]
+    assert (details["half_life_days"], details["max_key_share"], details["n_keys"]) == (30.0, 0.05, 11)
+    for wrong in (["--max-key-share", "0"], ["--half-life-days", "0"], ["--hold-out", "0.9"]):
+        with pytest.raises(SystemExit):
+            main(["train", str(source), "--out", out, *wrong])
