@@ -145,7 +145,7 @@ class Selection:
         """
         self._table, self._places, self._progress, self._costs_usd = table, places, progress, costs_usd
         self._sizes = sizes
-        self._configs = grid(table) if config is None else (config,)
+        self._configs, self._config = grid(table), config
         wanted = [one for one in (folds, cluster_folds) if one is not None]
         n_listings = len(places) * (len(wanted) if blocks_in_time is None else len(wanted) + 1)
         listed = 0
@@ -217,8 +217,8 @@ class Selection:
     def _chosen(self, inside: NDArray[np.bool_]) -> Chosen:
         """Choose among the rows marked in ``inside``, bool (n_rows,), and calibrate on their folds."""
         splits = [folds_of(scheme, inside) for scheme in self._schemes]
-        if len(self._configs) == 1:
-            return Chosen(self._configs[0], self._slopes(splits[0], self._configs[0]))
+        if self._config is not None:
+            return Chosen(self._config, self._slopes(splits[0], self._config))
         trials = self._trials([held for one in splits for held in one])
         config = self._configs[pick([trials[: len(splits[0])], trials[len(splits[0]) :]], self._configs)]
         return Chosen(config, self._slopes(splits[0], config))
