@@ -15,8 +15,8 @@ SHOWN_DAYS = (0, 5, 10, 20, 30)
 
 def main() -> None:
     page = PAGE.read_text()
-    page = fill(page, "poisoning", poisoning(record("poisoning")["numbers"]))
-    PAGE.write_text(fill(page, "month", month(record("month")["numbers"])))
+    page = fill(page, "poisoning", poisoning(record("poisoning")))
+    PAGE.write_text(fill(page, "month", month(record("month"))))
 
 
 def poisoning(numbers: dict[str, Any]) -> str:
@@ -33,7 +33,6 @@ def poisoning(numbers: dict[str, Any]) -> str:
 
 def month(numbers: dict[str, Any]) -> str:
     """Return quality by day of every arm, beside what it earned while it served."""
-    fixed = numbers["best_fixed"]
     rows = []
     for name, days in numbers["days"].items():
         last = numbers["last_day"][name]
@@ -50,7 +49,7 @@ def month(numbers: dict[str, Any]) -> str:
     head = [
         "arm",
         *(f"day {day}" for day in SHOWN_DAYS),
-        f"day 30 over {fixed['model']}",
+        "day 30 over best fixed",
         "over full",
         "earned",
         "ROUTE",

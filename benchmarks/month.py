@@ -186,7 +186,7 @@ def draw(numbers: dict[str, Any], target: Path) -> None:
     axes.axhline(fixed["quality"], color="black", linestyle="--", label=f"best fixed in hindsight ({fixed['model']})")
     axes.set_xlabel(f"day, {numbers['n_asked_per_day']} prompts each; {N_START} scored rows before the first")
     axes.set_ylabel(f"quality on {numbers['n_tested']} prompts never asked")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(target, dpi=110)
     plt.close(figure)
 
