@@ -7,8 +7,8 @@ LIGHT_VENV := .venv-light
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
-	bench-train bench-policy bench-stability bench-encoders bench-latency bench-latency-service bench-latency-peers prove-feedback \
-	prove-artifacts bench-feedback tables clean
+	bench-train bench-policy bench-stability bench-poisoning bench-month bench-encoders bench-latency \
+	bench-latency-service bench-latency-peers prove-feedback prove-artifacts bench-feedback tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -20,6 +20,8 @@ help:
 	@echo 'make bench-no-signal  verdicts on logs without signal, minutes         (needs WHICHMODEL_DATA)'
 	@echo 'make bench-train    how long training takes on large logs, minutes     (needs WHICHMODEL_DATA)'
 	@echo 'make bench-policy   what a policy and its explanation add to a route     (needs WHICHMODEL_DATA)'
+	@echo 'make bench-poisoning  what rigged votes cost, minutes                   (needs WHICHMODEL_DATA)'
+	@echo 'make bench-month    a month of use, learning every night, minutes       (needs WHICHMODEL_DATA)'
 	@echo 'make bench-coverage  does the gain on battles cover the truth, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
@@ -65,6 +67,12 @@ bench-train: $(VENV)/.installed
 
 bench-policy: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/policy_cost.py
+
+bench-poisoning: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/poisoning.py
+
+bench-month: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/month.py
 
 bench-coverage: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/battle_coverage.py

@@ -11,7 +11,6 @@ from pools import Split
 from router.encoder import OnnxEncoder
 from router.estimate import EstimatorSettings, Evidence, LocalEstimate, estimate, relative_size
 from router.index import NO_HITS, Hits, round_points, unit_points
-from training.build import N_CLUSTERS, N_FOLDS
 from training.cost import learned_profiles, row_sizes
 from training.cross_fit import Selection
 from training.embed import Embedded, make_places
@@ -21,6 +20,7 @@ from training.hold_out import Place
 from training.near import nearest
 from training.select import FEATURE_WEIGHTS, best_fixed, guarded_choices
 from training.split import cluster_groups, deal_folds, near_duplicate_groups
+from training.tiers import N_CLUSTERS, N_FOLDS
 
 CHUNK_ROWS = 1024
 

@@ -120,6 +120,7 @@ def stack(tables: Sequence[Table]) -> Table:
         intents=np.concatenate(intents),
         intent_names=names,
         timestamps=np.concatenate([one.timestamps for one in tables]),
+        input_tokens=np.concatenate([one.input_tokens for one in tables]),
     )
 
 

@@ -19,6 +19,22 @@ def amount(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """Return a finite number above 0."""
+    value = number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return value
+
+
+def key_share(text: str) -> float:
+    """Return a share of at most 1, above 0."""
+    value = number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text}")
+    return value
+
+
 def budget_ms(text: str) -> float:
     """Return a latency budget, 1 to 10,000 ms."""
     value = number(text)

@@ -36,6 +36,7 @@ from router.files import (
     tidy,
     write_synced,
 )
+from router.memory import MEMORY_FILES, Memory, read_memory
 from router.pins import pins_of
 from router.profiles import profiles_from_json, profiles_to_json
 from router.prompt import Template
@@ -77,7 +78,7 @@ class RouterArtifact:
     intents_from: one of INTENT_SOURCES. intent_quality: float64 (n_intents, n_models), mean quality on the rows of each
     intent, shrunk to that on all rows, 0..1; known also where the estimate does not use intents.
     best_fixed: the model that is best when one must serve everything. default_strategy: the named strategy that the
-    tiers' verdicts are about.
+    tiers' verdicts are about. memory: what forgetting a row needs, or None where the artifact was written without.
     """
 
     models: tuple[str, ...]
@@ -92,6 +93,7 @@ class RouterArtifact:
     best_fixed: str
     default_strategy: str
     prompts: tuple[str, ...] | None = None
+    memory: Memory | None = None
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -133,9 +135,10 @@ class RouterArtifact:
         Raises:
             ConfigError: the artifact has no such tier.
         """
-        for tier in self.tiers:
+        for number, tier in enumerate(self.tiers):
             if name in (None, tier.name):
-                return replace(self, tiers=(tier,))
+                memory = None if self.memory is None else self.memory.of_tier(number)
+                return replace(self, tiers=(tier,), memory=memory)
         has = " and ".join(one.name for one in self.tiers)
         raise ConfigError(f"the artifact has no {name} tier; it has {has}")
 
@@ -175,6 +178,8 @@ class RouterArtifact:
         contents[PROFILES] = json_bytes(profiles_to_json(self.profiles))
         if self.prompts is not None:
             contents[PROMPTS] = "".join(json.dumps(text) + "\n" for text in self.prompts).encode()
+        if self.memory is not None:
+            contents |= self.memory.files()
         for tier in self.tiers:
             contents |= {f"{tier.name}/{name}": raw for name, raw in tier.files().items()}
         contents[CANARIES] = json_bytes(canaries_of(self.tiers, contents, self.template, self.models, self.best_fixed))
@@ -215,7 +220,7 @@ def are_tiers(names: object) -> bool:
 
 
 def required_files(tiers: Sequence[str]) -> tuple[str, ...]:
-    """Return the files that an artifact with these tiers holds beside its manifest, prompts apart."""
+    """Return the files that an artifact with these tiers holds beside its manifest, prompts and memory apart."""
     return (*ARRAYS, LEARNED, PROFILES, CANARIES, *(f"{tier}/{name}" for tier in tiers for name in TIER_FILES))
 
 
@@ -278,8 +283,8 @@ def _read_manifest(folder: Folder) -> JsonObject:
     if not isinstance(pins, dict) or set(pins) != set(tiers):
         raise ArtifactError(f"{path}: 'pins' must say of each tier what made its vectors")
     required = required_files(tiers)
-    if not isinstance(files, dict) or not set(required) <= set(files) <= {*required, PROMPTS}:
-        raise ArtifactError(f"{path}: 'files' must name exactly {', '.join(required)} [{PROMPTS}]")
+    if not isinstance(files, dict) or not set(required) <= set(files) <= {*required, PROMPTS, *MEMORY_FILES}:
+        raise ArtifactError(f"{path}: 'files' must name exactly {', '.join(required)} [{PROMPTS}] [memory/...]")
     _check_entries(manifest, path)
     return manifest
 
@@ -350,6 +355,7 @@ def _assemble(
         best_fixed=_text(learned["best_fixed"]),
         default_strategy=_text(learned["default_strategy"]),
         prompts=prompts,
+        memory=read_memory(contents, root, len(arrays[WON]), len(models), len(manifest["tiers"])),
         id=str(manifest["artifact_id"]),
     )
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from router import __version__
-from router.arguments import amount, names, seed
+from router.arguments import above_zero, amount, held_out_share, key_share, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.cli_feedback import add_feedback
+from router.cli_forget import add_forget
 from router.cli_live import add_live
 from router.cli_profiles import add_profiles
 from router.cli_route import add_route
@@ -40,11 +41,12 @@ INTENTS_FROM = {
     "discovered": "discovered: clusters of the log's prompts, named by their own words",
     "none": "the artifact has none; train with --intents to get some",
 }
+NOT_PROMOTED = 3
 LOG_HELP = "preference log: a file, a folder, or hf:OWNER/NAME; see docs/formats.md for the formats"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 with one line on stderr, or 2 for wrong usage."""
+    """Run one command and return its exit code: 0, 1 with one line on stderr, 2 for wrong usage, or NOT_PROMOTED."""
     args = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
@@ -88,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add_profiles(commands, _command)
     add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
     add_feedback(commands, _command)
+    add_forget(commands, _command)
     add_encoder(commands, _command, _Bars)
     return top
 
@@ -176,6 +179,34 @@ def _add_train(commands: Commands) -> None:
         help="where the rows' intents come from: the log's labels, the model beside the encoder, clusters named by"
         " their own words, or nowhere (default: the first of the first three that there is)",
     )
+    train.add_argument(
+        "--against",
+        metavar="CURRENT",
+        help="compare with this artifact on rows that neither learns from, and say whether to promote; where not, the"
+        f" new artifact is written all the same and the exit code is {NOT_PROMOTED}",
+    )
+    train.add_argument(
+        "--hold-out",
+        type=held_out_share,
+        metavar="SHARE",
+        help="share of the rows that is not learnt from, so that challengers can be compared on it"
+        " (default 0; with --against as CURRENT did, or 0.1)",
+    )
+    train.add_argument(
+        "--half-life-days",
+        type=above_zero,
+        metavar="DAYS",
+        help="a row counts half as much for every so many days that it is older than the newest"
+        " (default: age does not matter)",
+    )
+    train.add_argument(
+        "--max-key-share",
+        type=key_share,
+        default=0.05,
+        metavar="SHARE",
+        help="a judge's rows count for at most this share of all, and one whom all others contradict is left out"
+        " (default 0.05; 1: all count in full); see docs/memory.md",
+    )
     train.add_argument("--cache", metavar="DIR", help="keep vectors of encoded texts here, for the next training")
     _add_json(train)
 
@@ -214,10 +245,14 @@ def _add_data(commands: Commands) -> None:
 def _train(args: argparse.Namespace) -> int:
     check_target(args.out)
     profiles = read_profiles(args.prices) if args.prices else None
-    training = _training()
+    _training()
+    from training.build import Reserve, learn
+    from training.challenge import challenge, reserve_of
+
+    current = None if args.against is None else load_artifact(args.against)
     with _Bars() as bars:
         log = _load_log(args)
-        artifact, report = training.train(
+        learnt = learn(
             log,
             seed=args.seed,
             encoder=args.encoder,
@@ -226,17 +261,26 @@ def _train(args: argparse.Namespace) -> int:
             margin=args.margin / 100,
             split=args.split,
             intents=args.intents,
+            reserve=Reserve(args.hold_out or 0.0) if current is None else reserve_of(current, args.hold_out),
+            half_life_days=args.half_life_days,
+            max_key_share=args.max_key_share,
             cache=Path(args.cache) if args.cache else None,
             progress=bars.show,
         )
+    challenged = None if current is None else challenge(learnt, current)
+    artifact, report = (learnt if challenged is None else challenged).artifact, learnt.report
     artifact = artifact.write(args.out)
     _say_refused(log)
+    _say_held_back(report.details["weights"]["held_back"])
     _say_unpriced(artifact, profiles)
     print(report.render())
+    if challenged is not None:
+        report = challenged.report
+        print(challenged.comparison.render())
     print(f"wrote {args.out} (artifact {artifact.id}, {artifact.n_rows} rows, {len(artifact.models)} models)")
     if args.json:
         _print_json({**report.to_json(), "artifact_id": artifact.id})
-    return 0
+    return 0 if challenged is None or challenged.comparison.promoted else NOT_PROMOTED
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -349,6 +393,13 @@ def _say_refused(log: Any) -> None:
     if log.refusals:
         n_all = len(log.refusals) + len(log)
         print(f"whichmodel: {len(log.refusals)} of {n_all} rows refused; the first: {log.refusals[0]}", file=sys.stderr)
+
+
+def _say_held_back(held_back: Sequence[JsonObject]) -> None:
+    """Name the judges whose rows count for less, those that were left out first."""
+    for one in held_back:
+        what = f"count {one['factor']:.2g} times" if one["factor"] > 0 else "are left out"
+        print(f"whichmodel: {one['n_comparisons']} rows of {one['key']} {what}: {one['reason']}", file=sys.stderr)
 
 
 def _say_leaked(n_prompts: int, details: JsonObject) -> None:

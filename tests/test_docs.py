@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = (
     *("train", "eval", "route", "serve", "show", "intents", "whatif", "data inspect", "encoder distill"),
-    *("feedback export", "profiles check"),
+    *("feedback export", "profiles check", "forget"),
 )
 
 

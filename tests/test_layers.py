@@ -30,6 +30,7 @@ LAYERS = {
     "router.catalogue": 1,
     "router.constraints": 1,
     "router.flips": 1,
+    "router.memory": 1,
     "router.summary": 1,
     "router.encoder": 1,
     "router.index": 1,
@@ -56,6 +57,7 @@ LAYERS = {
     "router.arguments": 0,
     "router.prompt_lines": 1,
     "router.cli_encoder": 4,
+    "router.cli_forget": 4,
     "router.cli_route": 4,
     "router.cli_profiles": 4,
     "router.cli_feedback": 4,
@@ -75,6 +77,7 @@ SIDEWAYS = {
     ("router.artifact", "router.canaries"),
     ("router.artifact", "router.encoder"),
     ("router.artifact", "router.estimate"),
+    ("router.artifact", "router.memory"),
     ("router.artifact", "router.pins"),
     ("router.artifact", "router.profiles"),
     ("router.artifact", "router.tier"),
@@ -104,7 +107,7 @@ SIDEWAYS = {
 PACKAGES = ("router.service", "router.feedback")
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
 COMMAND_LINES = (
-    *("router.cli", "router.cli_encoder", "router.cli_feedback", "router.cli_live"),
+    *("router.cli", "router.cli_encoder", "router.cli_feedback", "router.cli_forget", "router.cli_live"),
     *("router.cli_route", "router.cli_serve", "router.cli_whatif"),
 )
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")

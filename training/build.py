@@ -1,7 +1,7 @@
 """train: a preference log in, an artifact and its held-out report out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,58 +10,54 @@ from numpy.typing import NDArray
 from router.artifact import HASH_BYTES, RouterArtifact
 from router.encoder import TIERS, OnnxEncoder
 from router.errors import DataError
-from router.estimate import to_quality
-from router.index import round_points
-from router.profiles import expected_costs_usd
 from router.prompt import Template, find_template, prompt_hash
-from router.tier import BEST_FIRST, Tier
+from router.tier import BEST_FIRST
 from router.types import JsonObject, ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
-from training.cost import learned_profiles, row_sizes
-from training.cross_fit import Selection
 from training.embed import Embedded, embed_texts, make_places
-from training.evidence import Table, shares_of_points, tabulate
-from training.fit import fit_evidence
-from training.held_out import HeldOutReport, Plan, report_held_out
-from training.hold_out import Place
+from training.evidence import Table, tabulate
 from training.intents import label_rows, plan_intents
+from training.remember import remember, users_of
 from training.report import Report
-from training.select import FEATURE_WEIGHTS, best_fixed
-from training.split import choose_split, cluster_groups, deal_folds, near_duplicate_groups, time_blocks
+from training.reserve import log_key, reserved_rows
+from training.select import FEATURE_WEIGHTS
+from training.split import near_duplicate_groups
+from training.tiers import Progress, compare_tiers, fit_tier, intent_quality, prepare, won
 from training.verdict import DEFAULT_MARGIN
+from training.weights import MAX_KEY_SHARE, weigh
 
-N_FOLDS = 5
-N_CLUSTERS = 40
 PREVIEW_CHARS = 80
 STORE_PROMPTS = ("none", "preview", "full")
 BOTH = "both"
-
-Progress = Callable[[str, int, int], object]
-"""Called with (stage, steps done, steps in all) as the work goes on."""
 
 Encoders = str | Path | OnnxEncoder | Sequence[OnnxEncoder]
 """An encoder or the name or directory of one, 'both' that ship, or several of different tiers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """What every tier learns from and is judged on, made once: tiers are compared on the same held-out rows.
+class Learnt:
+    """What training makes of a log.
 
-    plan: the rows, and how they are held out for the report. folds, cluster_folds: int64 (n_rows,), how they are for
-    the selection. in_time: int64 (n_rows,), blocks of time to report on instead of the folds, or None. sizes: float32
-    (n_rows,), of the answers in units of their models' means. costs_usd: float64 (n_rows, n_models), expected, or None
-    unless all are known. best_fixed: the model that is best on all rows. details: what every tier's report keeps.
+    table: all rows of the log. groups: int64 (n_rows,), near-duplicates share one. reserved: bool (n_rows,), rows that
+    the artifact knows nothing of.
     """
 
-    plan: Plan
-    folds: NDArray[np.int64]
-    cluster_folds: NDArray[np.int64]
-    in_time: NDArray[np.int64] | None
-    profiles: Mapping[str, ModelProfile]
-    sizes: NDArray[np.float32]
-    costs_usd: NDArray[np.float64] | None
-    best_fixed: str
-    details: JsonObject
+    artifact: RouterArtifact
+    report: Report
+    table: Table
+    groups: NDArray[np.int64]
+    reserved: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Which rows are never learnt from: this share of the near-duplicate groups, drawn by a hash with this key.
+
+    key: 16 bytes, or None for the log's own.
+    """
+
+    share: float = 0.0
+    key: bytes | None = None
 
 
 def train(
@@ -74,6 +70,9 @@ def train(
     margin: float = DEFAULT_MARGIN,
     split: str | None = None,
     intents: str | None = None,
+    hold_out: float = 0.0,
+    half_life_days: float | None = None,
+    max_key_share: float = MAX_KEY_SHARE,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[RouterArtifact, Report]:
@@ -91,29 +90,74 @@ def train(
     decided by what came before it); None takes time where every row has a timestamp and they span more than 14 days.
     intents: where the rows' intents come from: 'given' labels alone, the 'model' beside the encoder, 'discover' for
     clusters named by their words, or 'none'; None takes the first of the first three that there is. A row without a
-    label in a log that has some stays without. cache: directory for vectors of texts already seen.
+    label in a log that has some stays without. hold_out: share of the rows that are not learnt from, now or by a
+    challenger of this artifact, so that the two can be compared on them. half_life_days, max_key_share: how much
+    each comparison counts, as in training.weights.weigh. cache: directory for vectors of texts already seen.
 
     Raises:
         DataError: fewer than 20 prompts or 2 models, a split by time without timestamps, or 'given' without a label.
         ConfigError: 'model' without one beside the encoder.
         EncoderError: the encoder cannot be loaded, or the intent model beside it is not its own.
     """
+    learnt = learn(
+        log,
+        seed=seed,
+        encoder=encoder,
+        profiles=profiles,
+        store_prompts=store_prompts,
+        margin=margin,
+        split=split,
+        intents=intents,
+        reserve=Reserve(hold_out),
+        half_life_days=half_life_days,
+        max_key_share=max_key_share,
+        cache=cache,
+        progress=progress,
+    )
+    return learnt.artifact, learnt.report
+
+
+def learn(
+    log: PreferenceLog,
+    *,
+    seed: int = 0,
+    encoder: Encoders = "static",
+    profiles: Mapping[str, ModelProfile] | None = None,
+    store_prompts: str = "none",
+    margin: float = DEFAULT_MARGIN,
+    split: str | None = None,
+    intents: str | None = None,
+    reserve: Reserve | None = None,
+    half_life_days: float | None = None,
+    max_key_share: float = MAX_KEY_SHARE,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Learnt:
+    """Do what ``train`` does, and return the rows that were not learnt from as well."""
     if store_prompts not in STORE_PROMPTS:
         raise ValueError(f"store_prompts must be one of {STORE_PROMPTS}, got {store_prompts!r}")
     report_progress = progress or _silent
+    reserve = reserve or Reserve()
     encoders = _load_encoders(encoder)
+    weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
+    log = weighed.log
     template = find_template([one.prompt for one in log.comparisons])
-    table = tabulate(log, template=template)
-    if len(table) < MIN_PROMPTS:
-        raise DataError(f"too little to learn from: {len(table)} distinct prompts, at least {MIN_PROMPTS} are needed")
-    plan = plan_intents(table, encoders[0], intents)
-    embedded = _embed(encoders, table.texts, cache, report_progress)
+    everything = tabulate(log, template=template)
+    _check_enough(len(everything))
+    plan = plan_intents(everything, encoders[0], intents)
+    embedded = _embed(encoders, everything.texts, cache, report_progress)
+    all_groups = near_duplicate_groups(embedded[0].vectors)
+    key = log_key(everything.originals) if reserve.key is None else reserve.key
+    reserved = reserved_rows(everything.originals, all_groups, key, reserve.share)
+    own = np.flatnonzero(~reserved)
+    table, groups, embedded = everything.take(own), all_groups[own], [one.take(own) for one in embedded]
+    _check_enough(len(table))
     places = [
         make_places(own, table.texts, vectors, FEATURE_WEIGHTS, seed)
         for own, vectors in zip(encoders, embedded, strict=True)
     ]
     # Clusters see no outcome, as the space does not: nothing of what is judged leaks into them.
-    table = label_rows(table, plan, embedded[0].vectors, places[0][0].vectors, seed)
+    table = label_rows(table, plan, embedded[0].vectors, places[0][0].vectors, seed).naming_used_intents()
     details: JsonObject = {
         "seed": seed,
         "intents": {
@@ -121,30 +165,47 @@ def train(
             "n_intents": len(table.intent_names),
             "n_rows_without": int((table.intents < 0).sum()),
         },
+        "n_held_out_for_challengers": int(reserved.sum()),
+        "weights": weighed.to_json(),
         **_origin(log, template),
     }
-    groups = near_duplicate_groups(embedded[0].vectors)
-    rows = _prepare(table, groups, places[0][0].vectors, profiles or {}, split, seed, details)
+    rows = prepare(table, groups, places[0][0].vectors, profiles or {}, split, seed, details)
     fitted = [
-        _fit_tier(rows, own, own_places, margin, seed, report_progress)
+        fit_tier(rows, own, own_places, margin, seed, report_progress)
         for own, own_places in zip(encoders, places, strict=True)
     ]
-    tiers, report = _compare_tiers(fitted)
+    tiers, report = compare_tiers(fitted)
+    memory = remember(
+        table,
+        rows.plan,
+        np.stack([one.unreadable for one in embedded], axis=1),
+        users_of(log, template, table),
+        key=key,
+        hold_out=reserve.share,
+        seed=seed,
+        margin=margin,
+    )
     artifact = RouterArtifact(
         models=table.models,
         tiers=tiers,
-        won=_won(table),
+        won=won(table),
         prompt_hashes=_hashes(table),
         intents=table.intent_names,
         intents_from=plan.source,
-        intent_quality=_intent_quality(table),
+        intent_quality=intent_quality(table),
         template=template,
         profiles=rows.profiles,
         best_fixed=rows.best_fixed,
         default_strategy=fitted[0][1].default_strategy,
         prompts=_stored(table, store_prompts),
+        memory=memory,
     )
-    return artifact, report
+    return Learnt(artifact, report, everything, all_groups, reserved)
+
+
+def _check_enough(n_rows: int) -> None:
+    if n_rows < MIN_PROMPTS:
+        raise DataError(f"too little to learn from: {n_rows} distinct prompts, at least {MIN_PROMPTS} are needed")
 
 
 def _load_encoders(wanted: Encoders) -> list[OnnxEncoder]:
@@ -186,112 +247,6 @@ def _origin(log: PreferenceLog, template: Template) -> JsonObject:
         },
         "sources": [{"name": one.name, "format": one.format, "sha256": one.sha256} for one in log.sources],
     }
-
-
-def _prepare(
-    table: Table,
-    groups: NDArray[np.int64],
-    points: NDArray[np.float32],
-    profiles: Mapping[str, ModelProfile],
-    split: str | None,
-    seed: int,
-    details: JsonObject,
-) -> _Rows:
-    """Decide how the rows are held out, and learn what is the same in every space.
-
-    groups: int64 (n_rows,), near-duplicates share one. points: float32 (n_rows, dim), in which clusters are found.
-    """
-    if groups.max() == 0:
-        raise DataError("all prompts are near-duplicates of one another: nothing tells them apart to route by")
-    folds = deal_folds(groups, min(N_FOLDS, len(np.unique(groups))), seed)
-    cluster_folds = deal_folds(cluster_groups(points, N_CLUSTERS, seed), N_FOLDS, seed)
-    by_time = choose_split(table.timestamps, split) == "time"
-    blocks = time_blocks(table.timestamps, N_FOLDS) if by_time else None
-    priced = learned_profiles(table, profiles)
-    expected = np.stack([expected_costs_usd(priced, table.models, text) for text in table.originals])
-    evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
-    return _Rows(
-        plan=Plan(table, groups, folds if blocks is None else blocks, by_time),
-        folds=folds,
-        cluster_folds=cluster_folds,
-        in_time=blocks,
-        profiles=priced,
-        sizes=row_sizes(table, priced),
-        costs_usd=None if np.isnan(expected).any() else expected,
-        best_fixed=table.models[best_fixed(table, evidence, np.arange(len(table)))],
-        details=details,
-    )
-
-
-def _fit_tier(
-    rows: _Rows, encoder: OnnxEncoder, places: Sequence[Place], margin: float, seed: int, progress: Progress
-) -> tuple[Tier, HeldOutReport]:
-    """Choose the settings of one encoder's tier, fit it on all rows, and report on it held out."""
-    table = rows.plan.table
-    selection = Selection(
-        table,
-        places,
-        rows.folds,
-        rows.cluster_folds,
-        progress,
-        rows.costs_usd,
-        blocks_in_time=rows.in_time,
-        sizes=rows.sizes,
-    )
-    chosen = selection.final()
-    config = chosen.config
-    place = next(one for one in places if one.space.feature_weight == config.feature_weight)
-    everything = np.ones(len(table), dtype=bool)
-    settings = chosen.settings(place.far, table.kind)
-    held_out = report_held_out(
-        rows.plan,
-        selection,
-        rows.profiles,
-        rows.best_fixed,
-        {"settings": asdict(settings), "feature_weight": config.feature_weight, **rows.details},
-        margin=margin,
-        seed=seed,
-    )
-    tier = Tier(
-        encoder=encoder,
-        space=place.space,
-        vectors=round_points(place.vectors),
-        evidence=replace(fit_evidence(table, everything, use_intents=config.intent_prior), sizes=rows.sizes),
-        settings=settings,
-        verdict=held_out.report.verdict,
-        strategies=held_out.strategies,
-        report=held_out.report.to_json(),
-    )
-    return tier, held_out
-
-
-def _compare_tiers(fitted: Sequence[tuple[Tier, HeldOutReport]]) -> tuple[tuple[Tier, ...], Report]:
-    """Return the tiers, and the best one's report; with a second tier it says what either is worth."""
-    (best, held_out), *others = fitted
-    report = held_out.report
-    if not others:
-        return (best,), report
-    compared: JsonObject = {
-        tier.name: {"gain": asdict(one.report.gain), "verdict": one.report.verdict.label} for tier, one in fitted
-    }
-    for tier, one in others:
-        compared[f"{best.name}_over_{tier.name}"] = asdict(held_out.gain_over(one))
-    report = replace(report, details={**report.details, "tiers": compared})
-    return (replace(best, report=report.to_json()), *(tier for tier, _ in others)), report
-
-
-def _intent_quality(table: Table) -> NDArray[np.float64]:
-    """Return every model's shrunk mean quality on each intent's rows: float64 (n_intents, n_models), 0..1."""
-    by_intent = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=True).intent_priors
-    return to_quality(by_intent, np.zeros_like(by_intent), table.kind)[0]
-
-
-def _won(table: Table) -> NDArray[np.bool_]:
-    """Return who did best on each row, bool (n_rows, n_models): the top scores, or more than half of the battles."""
-    if table.kind == "scores":
-        scores = np.where(np.isnan(table.scores), -np.inf, table.scores)
-        return np.asarray((scores == scores.max(axis=1, keepdims=True)) & (scores > 0))
-    return np.asarray(shares_of_points(table) > 0.5)
 
 
 def _hashes(table: Table) -> NDArray[np.uint8]:

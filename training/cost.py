@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from router.needs import count_tokens
 from router.types import Endpoint, ModelProfile
 from training.evidence import Table
 
@@ -37,7 +36,7 @@ def known_output_tokens(table: Table, profiles: Mapping[str, ModelProfile]) -> N
     A model's lengths are those in the log or, where the log has none of this model, what its logged costs and its
     prices say. The two are not mixed within a model: prices of another day would shift one against the other.
     """
-    input_tokens = np.array([count_tokens(text) for text in table.originals], dtype=np.float64)
+    input_tokens = table.input_tokens.astype(np.float64)
     tokens = table.output_tokens.copy()
     for column, name in enumerate(table.models):
         if name in profiles and np.isnan(tokens[:, column]).all():
@@ -76,6 +75,22 @@ def row_sizes(table: Table, profiles: Mapping[str, ModelProfile]) -> NDArray[np.
     count = known.sum(axis=1)
     mean = np.divide(total, count, out=np.ones(len(sizes)), where=count > 0)
     return np.asarray(mean, dtype=np.float32)
+
+
+def expected_costs(
+    table: Table, profiles: Mapping[str, ModelProfile], sizes: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Return every model's expected USD on every row: float64 (n_rows, n_models), NaN where unknown.
+
+    sizes: float64 (n_rows,), how large the answers are in units of their models' means; 1 when left out.
+    """
+    wanted = np.ones(len(table)) if sizes is None else sizes
+    out = np.full((len(table), len(table.models)), np.nan)
+    for row, (n_tokens, size) in enumerate(zip(table.input_tokens.tolist(), wanted.tolist(), strict=True)):
+        for column, name in enumerate(table.models):
+            cost = profiles[name].cost_usd(n_tokens, size)
+            out[row, column] = np.nan if cost is None else cost
+    return out
 
 
 def _paid_for(

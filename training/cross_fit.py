@@ -128,24 +128,27 @@ class Selection:
         table: Table,
         places: Sequence[Place],
         folds: NDArray[np.int64],
-        cluster_folds: NDArray[np.int64],
+        cluster_folds: NDArray[np.int64] | None,
         progress: Callable[[str, int, int], object],
         costs_usd: NDArray[np.float64] | None = None,
         *,
         blocks_in_time: NDArray[np.int64] | None = None,
         sizes: NDArray[np.float32] | None = None,
+        config: Config | None = None,
     ) -> None:
         """Find the neighbours of every row under both schemes. folds, cluster_folds: int64 (n_rows,).
 
         costs_usd: float64 (n_rows, n_models), expected cost of each answer, or None where costs are unknown.
         blocks_in_time: int64 (n_rows,), 0 the oldest; with them, each block but the first is tested on what came before
-        it, instead of each fold on the others. sizes: as in ``predict``.
+        it, instead of each fold on the others. sizes: as in ``predict``. config: what is taken without trying others;
+        cluster_folds, of use for trials alone, may then be None.
         """
         self._table, self._places, self._progress, self._costs_usd = table, places, progress, costs_usd
         self._sizes = sizes
-        self._configs = grid(table)
-        n_near = n_listed(self._configs)
-        n_listings = len(places) * (2 if blocks_in_time is None else 3)
+        self._configs, self._config = grid(table), config
+        n_near = n_listed(self._configs if config is None else [config])
+        wanted = [one for one in (folds, cluster_folds) if one is not None]
+        n_listings = len(places) * (len(wanted) if blocks_in_time is None else len(wanted) + 1)
         listed = 0
 
         def advance() -> None:
@@ -153,7 +156,7 @@ class Selection:
             listed += 1
             progress("neighbours", listed, n_listings)
 
-        self._schemes = tuple(hold_out(places, one, n_near, advance) for one in (folds, cluster_folds))
+        self._schemes = tuple(hold_out(places, one, n_near, advance) for one in wanted)
         if blocks_in_time is None:
             self._outer = folds_of(self._schemes[0], np.ones(len(table), dtype=bool))
         else:
@@ -215,6 +218,8 @@ class Selection:
     def _chosen(self, inside: NDArray[np.bool_]) -> Chosen:
         """Choose among the rows marked in ``inside``, bool (n_rows,), and calibrate on their folds."""
         splits = [folds_of(scheme, inside) for scheme in self._schemes]
+        if self._config is not None:
+            return Chosen(self._config, self._slopes(splits[0], self._config))
         trials = self._trials([held for one in splits for held in one])
         config = self._configs[pick([trials[: len(splits[0])], trials[len(splits[0]) :]], self._configs)]
         return Chosen(config, self._slopes(splits[0], config))

@@ -57,6 +57,15 @@ class Embedded:
         """The share above which a prompt is not routed by neighbours; 1 (never) where these texts vouch for it."""
         return 1.0 if (self.unknown_share > MAX_UNKNOWN_SHARE).sum() >= VOUCHED_ROWS else MAX_UNKNOWN_SHARE
 
+    @property
+    def unreadable(self) -> NDArray[np.bool_]:
+        """Which texts are not routed by neighbours: bool (n_texts,)."""
+        return np.asarray(self.unknown_share > self.max_unknown_share)
+
+    def take(self, rows: NDArray[np.int64]) -> "Embedded":
+        """Return what was made of ``rows`` alone, in this order."""
+        return Embedded(self.vectors[rows], self.features[rows], self.unknown_share[rows])
+
 
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], *, cache: Path | None = None, advance: Advance | None = None
@@ -121,7 +130,7 @@ def make_places(
     junk_texts = random_word_prompts(texts, N_JUNK, seed)
     junk = embed_texts(encoder, junk_texts)
     max_unknown_share = embedded.max_unknown_share
-    unreadable = embedded.unknown_share > max_unknown_share
+    unreadable = embedded.unreadable
     places = []
     for weight in feature_weights:
         space = fit_space(embedded.vectors, embedded.features, weight)

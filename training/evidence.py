@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import DataError
+from router.needs import count_tokens
 from router.prompt import Template, find_template
 from training.comparisons import Comparison, PreferenceLog
 
@@ -49,7 +50,7 @@ class Table:
     float64 (n_rows, n_models), NaN where not scored; all NaN for battles. costs_usd: float64, same shape, mean
     measured cost, NaN where none. output_tokens: float64, same shape, mean measured length of the answer, NaN where
     none. row_weight: float64 (n_rows,). intents: int64 (n_rows,), -1 without. timestamps: float64 (n_rows,), NaN
-    without.
+    without. input_tokens: int64 (n_rows,), of the prompts as logged: costs are reckoned without their texts.
     """
 
     texts: tuple[str, ...]
@@ -64,6 +65,7 @@ class Table:
     intents: NDArray[np.int64]
     intent_names: tuple[str, ...]
     timestamps: NDArray[np.float64]
+    input_tokens: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -84,7 +86,15 @@ class Table:
             row_weight=self.row_weight[rows],
             intents=self.intents[rows],
             timestamps=self.timestamps[rows],
+            input_tokens=self.input_tokens[rows],
         )
+
+    def naming_used_intents(self) -> "Table":
+        """Return the table with only those intents named that a row has."""
+        used, codes = np.unique(self.intents, return_inverse=True)
+        n_without = int((used < 0).sum())
+        names = tuple(self.intent_names[code] for code in used[n_without:])
+        return replace(self, intents=(codes - n_without).astype(np.int64), intent_names=names)
 
 
 def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tuple[str, ...] | None = None) -> Table:
@@ -118,7 +128,7 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
             costs.add_all(row, one.costs_usd or {}, column, 1.0)
             lengths.add_all(row, one.output_tokens or {}, column, 1.0)
             if kind == "battles":
-                battles.extend(_battles_of(one, row, column))
+                battles.extend(battles_of(one, row, column))
             else:
                 scores.add_all(row, one.scores or {}, column, one.weight)
     # Weights are relative: in units of their mean, the pseudo-counts of every prior keep their meaning.
@@ -127,9 +137,10 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         1.0 if kind == "battles" else np.mean([one.weight for one in members]) / unit for members in groups.values()
     ]
     fought = _columns(battles)
+    originals = tuple(members[0].prompt for members in groups.values())
     return Table(
         texts=tuple(groups),
-        originals=tuple(members[0].prompt for members in groups.values()),
+        originals=originals,
         models=names,
         kind=kind,
         scores=scores.values(),
@@ -140,6 +151,7 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         intents=np.array([_intent_of(members, intent_names) for members in groups.values()], dtype=np.int64),
         intent_names=intent_names,
         timestamps=np.array([_latest(members) for members in groups.values()], dtype=np.float64),
+        input_tokens=np.array([count_tokens(text) for text in originals], dtype=np.int64),
     )
 
 
@@ -186,9 +198,12 @@ def _latest(members: Sequence[Comparison]) -> float:
     return max((one.timestamp for one in members if one.timestamp is not None), default=float("nan"))
 
 
-def _battles_of(one: Comparison, row: int, column: dict[str, int]) -> list[Battle]:
+def battles_of(one: Comparison, row: int, column: Mapping[str, int]) -> list[Battle]:
+    """Return a comparison's battles: its own, or those between every two of its scored models, on ``row``."""
     if one.scores is None:
-        if one.model_a not in column or one.model_b not in column or one.winner is None:
+        if one.model_a is None or one.model_b is None or one.winner is None:
+            return []
+        if one.model_a not in column or one.model_b not in column:
             return []
         both_bad = one.winner == "both_bad"
         return [(row, column[one.model_a], column[one.model_b], OUTCOMES[one.winner], both_bad, one.weight)]

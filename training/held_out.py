@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.profiles import expected_costs_usd
 from router.types import TRADE_OFFS, Gain, JsonObject, ModelProfile
 from training.calibrate import calibration_of
+from training.cost import expected_costs
 from training.cross_fit import CrossFit, Selection
 from training.curve import Curve, trace
 from training.evaluate import costs_of, gain_over, score_choices
@@ -36,20 +36,23 @@ class Plan:
 
     table: all rows. groups: int64 (n_rows,), near-duplicates share one. parts: int64 (n_rows,), the fold or the block
     in time that a row is tested in. in_time: each part is decided by the parts before it, not by all others.
+    settings_kept: the settings were not chosen anew without the tested rows, only slopes and strategies were.
     """
 
     table: Table
     groups: NDArray[np.int64]
     parts: NDArray[np.int64]
     in_time: bool
+    settings_kept: bool = False
 
     @property
     def protocol(self) -> str:
         """Return in words how the rows were held out."""
         n_parts = len(np.unique(self.parts))
+        selection = "settings kept" if self.settings_kept else "selection nested"
         if self.in_time:
-            return f"{n_parts} blocks in time, each but the oldest decided by those before it, selection nested"
-        return f"{n_parts}-fold cross-fitted, near-duplicates together, selection nested"
+            return f"{n_parts} blocks in time, each but the oldest decided by those before it, {selection}"
+        return f"{n_parts}-fold cross-fitted, near-duplicates together, {selection}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,13 +137,6 @@ def report_held_out(
     )
 
 
-def _expected_costs(plan: Plan, profiles: Mapping[str, ModelProfile], fit: CrossFit) -> NDArray[np.float64]:
-    """Return what the router reckons with on the rows of ``fit``: float64 (n, n_models), NaN where unknown."""
-    sizes = zip(fit.rows.tolist(), fit.prediction.sizes.tolist(), strict=True)
-    table = plan.table
-    return np.stack([expected_costs_usd(profiles, table.models, table.originals[row], size) for row, size in sizes])
-
-
 def _amounts_inside(plan: Plan, profiles: Mapping[str, ModelProfile], selection: Selection) -> list[Amounts]:
     """Return each tested part's strategies, chosen on what it is learnt from; none where costs are unknown."""
     if any(profile.cost_usd(1) is None for profile in profiles.values()):
@@ -160,7 +156,7 @@ class _Run:
         self.groups, self.parts = plan.groups[fit.rows], plan.parts[fit.rows]
         # Blocks in time are decided by earlier ones alone: their errors do not go together.
         self.error_factor = 1.0 if plan.in_time else cross_fit_factor(len(np.unique(self.parts)))
-        self._expected_costs_usd = _expected_costs(plan, profiles, fit)
+        self._expected_costs_usd = expected_costs(self.table, profiles, fit.prediction.sizes)
         self.costs_usd = costs_of(self.table, self._expected_costs_usd)
 
     def curve(self) -> Curve | None:

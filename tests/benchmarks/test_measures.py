@@ -32,6 +32,7 @@ def make_table(costs_usd: np.ndarray, battles: Battles | None = None, intents: n
         codes,
         ("x", "y"),
         ones,
+        ones.astype(np.int64),
     )
 
 

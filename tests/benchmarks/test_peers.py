@@ -43,6 +43,7 @@ def make_table(scores: np.ndarray, intents: np.ndarray | None = None) -> Table:
         codes,
         names,
         ones,
+        ones.astype(np.int64),
     )
 
 

@@ -53,6 +53,7 @@ def table_of(
         intents=np.full(n, -1),
         intent_names=(),
         timestamps=np.full(n, np.nan),
+        input_tokens=np.ones(n, dtype=np.int64),
     )
 
 

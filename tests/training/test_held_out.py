@@ -67,6 +67,7 @@ def table_of(kind: str) -> Table:
         intents=np.full(N_ROWS, -1),
         intent_names=(),
         timestamps=BLOCKS * DAY * 30,
+        input_tokens=np.ones(N_ROWS, dtype=np.int64),
     )
 
 

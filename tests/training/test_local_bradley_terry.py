@@ -41,7 +41,10 @@ def one_battle_each(wins: NDArray[np.float64], seed: int) -> Table:
     battles = Battles(rows, a, b, y, np.zeros(n_rows, dtype=bool), np.ones(n_rows))
     names = tuple(f"m{model}" for model in range(n_models))
     nobody = np.full(n_rows, -1)
-    return Table(texts, texts, names, "battles", empty, battles, empty, empty, np.ones(n_rows), nobody, (), empty[:, 0])
+    ones, times = np.ones(n_rows), empty[:, 0]
+    return Table(
+        texts, texts, names, "battles", empty, battles, empty, empty, ones, nobody, (), times, ones.astype(np.int64)
+    )
 
 
 def nearest(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> Iterator[Hits]:

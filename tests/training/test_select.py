@@ -83,6 +83,7 @@ def table_of(kind: str, seed: int = 0) -> Table:
         intents=rng.integers(-1, 3, N_ROWS),
         intent_names=("x", "y", "z"),
         timestamps=np.full(N_ROWS, np.nan),
+        input_tokens=np.ones(N_ROWS, dtype=np.int64),
     )
 
 

@@ -36,6 +36,7 @@ def table_of(rows: int, models: int, battles: Battles, scores: NDArray[np.float6
         intents=np.full(rows, -1),
         intent_names=(),
         timestamps=np.full(rows, np.nan),
+        input_tokens=np.ones(rows, dtype=np.int64),
     )
 
 

@@ -38,7 +38,19 @@ def battles_of(seed: int) -> Table:
     battles = Battles(rows, a, b, y, np.zeros(N_ROWS, dtype=bool), np.ones(N_ROWS))
     no_intents, no_times = np.full(N_ROWS, -1), np.full(N_ROWS, np.nan)
     return Table(
-        texts, texts, tuple("abcd"), "battles", empty, battles, empty, empty, np.ones(N_ROWS), no_intents, (), no_times
+        texts,
+        texts,
+        tuple("abcd"),
+        "battles",
+        empty,
+        battles,
+        empty,
+        empty,
+        np.ones(N_ROWS),
+        no_intents,
+        (),
+        no_times,
+        np.ones(N_ROWS, dtype=np.int64),
     )
 
 
