@@ -34,6 +34,23 @@ def rebuild(home: Path, pristine: Mapping[str, bytes]) -> None:
         path.write_bytes(raw)
 
 
+def is_changed(home: Path, pristine: Mapping[str, bytes]) -> bool:
+    """Tell whether anything is otherwise than in the whole artifact; a manifest that only looks otherwise is not."""
+    found = {str(one.relative_to(home)): one for one in home.rglob("*") if one.is_symlink() or not one.is_dir()}
+    if set(found) != set(pristine):
+        return True
+    for name, path in found.items():
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > len(pristine[name]) + PAGE * 4:
+            return True
+        if name != MANIFEST and path.read_bytes() != pristine[name]:
+            return True
+    try:
+        return bool(json.loads((home / MANIFEST).read_bytes()) != json.loads(pristine[MANIFEST]))
+    except ValueError:
+        return True
+
+
 def content_files(home: Path) -> list[str]:
     """Return every file but the manifest, sorted."""
     names = [str(one.relative_to(home)) for one in home.rglob("*") if one.is_file() and not one.is_symlink()]

@@ -61,8 +61,10 @@ MANIFEST_FIELDS = {
 # Far above what is of use, and low enough that what a damaged manifest asks for is refused before it is read.
 MAX_ROWS, MAX_MODELS = 10_000_000, 1_000
 MAX_MANIFEST_BYTES, MAX_JSON_BYTES, MAX_ARTIFACT_BYTES = 4 << 20, 256 << 20, 16 << 30
-# Of all arrays of a row together it is a few thousand.
-MAX_ROW_BYTES = 1 << 16
+# No protocol buffer is longer.
+MAX_NETWORK_BYTES = 2 << 30
+# Of all arrays of a row together it is a few thousand; a text of 1 MiB is more than a request may hold.
+MAX_ROW_BYTES, MAX_TEXT_BYTES = 1 << 16, 1 << 20
 _SHA256 = re.compile("[0-9a-f]{64}")
 # Where the rows' intents came from: the log's labels, the model beside the encoder, clusters, or nowhere.
 INTENT_SOURCES = ("given", "model", "discovered", "none")
@@ -314,7 +316,9 @@ def _most_bytes(name: str, n_rows: int) -> int:
     """Return how large a file may be in an artifact with so many rows."""
     if name.endswith(".npy"):
         return min(MAX_FILE_BYTES, MAX_HEADER_BYTES + n_rows * MAX_ROW_BYTES)
-    return MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+    if name == PROMPTS:
+        return min(MAX_FILE_BYTES, n_rows * MAX_TEXT_BYTES)
+    return MAX_NETWORK_BYTES if name.endswith(".onnx") else MAX_JSON_BYTES
 
 
 def _encoder_ids(manifest: JsonObject) -> dict[str, str]:

@@ -149,7 +149,7 @@ def check_canaries(
     Raises:
         ArtifactError: an answer is another one; the tier, the prompt and what differs are named.
     """
-    stored = raw["answers"]
+    stored = raw.get("answers")
     if not isinstance(stored, dict) or set(stored) != {tier.name for tier in tiers}:
         raise ArtifactError(f"{path}: 'answers' must be of every tier")
     fixed = models.index(best_fixed)

@@ -50,6 +50,8 @@ class Folder:
         try:
             self.root = self.root.resolve(strict=True)
             self._descriptor = os.open(self.root, _FOLDER)
+        except PermissionError as exc:
+            raise ArtifactError(f"{directory}: cannot be read: {exc.strerror}") from exc
         except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle
             raise ArtifactError(
                 f"{directory}: no such directory; expected an artifact written by 'whichmodel train --out'"

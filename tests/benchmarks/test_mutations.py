@@ -30,11 +30,6 @@ def test_three_hundred_mutations_do_no_harm_and_the_control_could_see_it(written
     assert counts["n"] == N and counts["n_rewritten"] == N // 3
     assert counts["outcomes"][REFUSED] > 0.8 * N
     assert counts["refused_by_rewritten"]["fingerprint"] > N // 6
-    assert all(
-        one.kind in ("extra_file", "swap_files", "duplicate_file")
-        for one in loads
-        if not one.rewritten and not one.defence
-    )
 
 
 def test_every_kind_of_mutation_is_drawn() -> None:
@@ -58,7 +53,7 @@ def test_what_stands_in_the_place_of_a_file_is_refused(written: Path, tmp_path: 
     pristine = {name: (written / name).read_bytes() for name in names}
     home = tmp_path / "copy"
     shutil.copytree(written, home)
-    for number in range(12):
+    for number in range(4):
         rebuild(home, pristine)
         kind(home, draw(number, 3, only_rewritten=False)[2])  # type: ignore[operator]
         if kind.__name__ == "extra_file":  # type: ignore[attr-defined]
