@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from router.catalogue import Catalogue
+from router.constraints import offers_of
 from router.estimate import estimate
 from router.index import Hits, NeighborIndex, round_points, unit_points
-from router.policy import Field, choose
+from router.policy import Circumstances, TradeOff, choose, field_of
 from router.space import Space
-from router.types import Policy, Verdict
+from router.types import Needs, Policy
 from training import cross_fit
 from training import hold_out as hold_out_room
 from training.calibrate import Slopes
@@ -127,7 +129,8 @@ def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkey
     plain = fit_evidence(table, held.train, use_intents=False)
     worth = value_matrix(table, plain, rows)
     fixed = best_fixed(table, plain, np.flatnonzero(held.train))
-    field = Field(np.ones(N_MODELS, dtype=bool), np.full(N_MODELS, np.nan), (), fixed)
+    offers = offers_of(Catalogue(table.models, {}), Policy(), Needs(0))
+    field = field_of(offers, TradeOff(), np.eye(N_MODELS)[fixed])
     n_moved = n_compared = 0
     for index, config in enumerate(CONFIGS):
         place = next(one for one in PLACES if one.space.feature_weight == config.feature_weight)
@@ -150,9 +153,8 @@ def test_scores_in_bulk_are_those_of_serving(kind: str, block_bytes: int, monkey
                 local,
                 field,
                 Policy(),
-                verdict=Verdict("ROUTE", "", ""),
-                willingness_to_pay_usd=None,
-                guard_z=settings.guard_z,
+                Circumstances(routes=True, guard_z=settings.guard_z),
+                tool_call_open=False,
             )
             lead = local.quality - local.quality[fixed] - settings.guard_z * local.lead_error
             near_tie |= bool(np.sort(np.abs(np.delete(lead, fixed)))[0] < 1e-5)
