@@ -42,9 +42,9 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
     """
     check_bind(settings.host, settings.api_keys)
     with _listen(settings.host, settings.port) as listener:
-        artifact = router.artifact
+        line = f"whichmodel serves {router.artifact.id} at {_url(listener)}: {router.artifact.verdict.text}"
         app = create_app(router, settings)
-        line = f"whichmodel serves {artifact.id} at {_url(listener)}: {artifact.verdict.text}"
+        del router  # another one may take its place
         config = uvicorn.Config(
             app,
             http=partial(  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
         server = _AnnouncingServer(config, announce=lambda: announce(line))
         with _exit_on_signals(server):
             server.run(sockets=[listener])
-        router.close()
+        app.live.close()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
