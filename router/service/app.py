@@ -20,11 +20,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.live import LiveRouter
 from router.router import Router
+from router.service.admin import add_admin
 from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
 from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop, what_is_served
 from router.service.profiles_file import ProfilesFile
+from router.service.reloads import Reloaded, Reloads
 from router.service.respond import error_response, json_response, unauthorized
 from router.service.route import LONG_PROMPT_CHARS, RouteEndpoint
 from router.service.schema import (
@@ -62,6 +64,7 @@ class Service(FastAPI):
     """FastAPI that takes the short way to /route, and whose OpenAPI document has the schema of its request, too."""
 
     live: LiveRouter
+    reloads: Reloads
     arrivals: Arrivals
     backlog: Backlog
     short_way: ASGIApp
@@ -104,10 +107,11 @@ def create_app(router: Router, settings: Settings) -> Service:
         policies=settings.policies.policies,
     )
     del router  # from here on, whoever needs one asks for the one that is live
-
     profiles = ProfilesFile(settings.profiles, partial(_use_profiles, live), metrics.profiles_reloaded)
     profiles.load()
     endpoint = RouteEndpoint(live, settings, metrics, arrivals, backlog, executor)
+
+    reloads = Reloads(live, settings, profiles, partial(_on_reload, live, endpoint, metrics))
 
     async def on_route_error(request: Request, exc: Exception) -> Response:
         metrics.refused(500)
@@ -120,6 +124,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         app.state.ready = True
         yield
         app.state.ready = False
+        reloads.close()
         for watch in watches:
             watch.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
@@ -135,7 +140,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         exception_handlers={HTTPException: _on_http_error, Exception: _on_unexpected_error},
         responses={401: {"model": ErrorAnswer, "description": _ERRORS[401]}} if settings.api_keys else None,
     )
-    app.live, app.arrivals, app.backlog = live, arrivals, backlog
+    app.live, app.reloads, app.arrivals, app.backlog = live, reloads, arrivals, backlog
     app.short_way = ServerErrorMiddleware(endpoint, handler=on_route_error)
     app.state.ready = False
 
@@ -189,6 +194,7 @@ def create_app(router: Router, settings: Settings) -> Service:
     async def show_metrics() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+    add_admin(app, reloads, settings)
     app.add_middleware(KeyCheck, keys=settings.api_keys)
     return app
 
@@ -197,6 +203,11 @@ def _ask(live: LiveRouter, read: Callable[[Router], Value]) -> Value:
     """Return what the router says that is live now."""
     with live.lease() as router:
         return read(router)
+
+
+def _on_reload(live: LiveRouter, endpoint: RouteEndpoint, metrics: Metrics, done: Reloaded) -> None:
+    endpoint.renew()
+    metrics.reloaded(done.outcome, what_is_served(_ask(live, attrgetter("artifact"))))
 
 
 def _use_profiles(live: LiveRouter, profiles: Mapping[str, ModelProfile]) -> None:

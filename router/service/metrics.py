@@ -6,6 +6,7 @@ values from fixed lists, never anything of a request.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypedDict
 
@@ -27,6 +28,7 @@ RECENT_S = 60
 STATUSES = (400, 401, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
 OTHER = "other"
 NO_TIER = "none"
+RELOAD_OUTCOMES = ("ok", "refused", "failed", "busy")
 
 Count = Callable[[], None]
 
@@ -79,6 +81,9 @@ class Metrics:
         self._answered: dict[str, Count] = {}
         self._degraded: dict[str, Count] = {}
         self._observe_s: dict[str, Callable[[float], None]] = {}
+        self._loaded_at = Gauge(
+            "whichmodel_artifact_loaded_timestamp_seconds", "When what is served was loaded.", registry=registry
+        )
         self._info = Gauge(
             "whichmodel_artifact_info", "What is served.", ("artifact_id", "verdict", "tiers"), registry=registry
         )
@@ -105,6 +110,8 @@ class Metrics:
             registry=registry,
         )
         self._decided = {name: decisions.labels(name).inc for name in (*policies, OTHER)}
+        reloads = Counter("whichmodel_reloads", "Reloads of the artifact, by outcome.", ("outcome",), registry=registry)
+        self._reloads = {outcome: reloads.labels(outcome).inc for outcome in RELOAD_OUTCOMES}
         reloads = Counter(
             "whichmodel_profiles_reloads",
             "Changes of the file of profiles, by outcome.",
@@ -145,6 +152,7 @@ class Metrics:
             self._answered[tier] = self._requests.labels("answered", tier).inc
             self._degraded[tier] = self._requests.labels("degraded", tier).inc
             self._observe_s[tier] = self._seconds.labels(tier).observe
+        self._loaded_at.set(time.time())
         self._info.clear()
         self._info.labels(artifact_id, verdict, ",".join(tiers)).set(1)
 
@@ -178,6 +186,12 @@ class Metrics:
     def profiles_reloaded(self, taken: bool) -> None:
         """Count a change of the file of profiles: taken over, or left as it is because something is wrong with it."""
         self._reloaded[taken]()
+
+    def reloaded(self, outcome: str, served: Served) -> None:
+        """Count a reload of the artifact, one of RELOAD_OUTCOMES, and say what is served after it."""
+        self._reloads[outcome]()
+        if outcome == "ok":
+            self.serves(**served)
 
     def loop_lagged(self, lag_ms: float) -> None:
         """Note how late the event loop woke."""

@@ -22,7 +22,7 @@ from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
 from router.service.decision_log import DecisionLog
 from router.service.metrics import Metrics
-from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
+from router.service.respond import decision_headers, error_response, json_bytes, refused_body, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
 from router.types import Decision
@@ -247,9 +247,7 @@ def _session_of(caller: Caller, asked: RouteRequest) -> str | None:
 
 def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:
     if isinstance(exc, BodyError):
-        # What is left of an unread body is not worth waiting for.
-        headers = {"connection": "close"} if exc.status in {408, 413} else None
-        return error_response(exc.status, exc.kind, str(exc), headers=headers)
+        return refused_body(exc)
     if isinstance(exc, ValidationError):
         details = error_details(exc.errors(include_url=False, include_context=False, include_input=False))
         return error_response(422, "validation", "the request has fields that are wrong", details=details)
