@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
 	bench-train bench-policy bench-stability bench-poisoning bench-month bench-encoders bench-latency \
-	bench-latency-service bench-latency-peers prove-feedback prove-artifacts bench-feedback tables clean
+	bench-latency-service bench-latency-peers prove-feedback prove-artifacts prove-reloads bench-feedback tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, minutes'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
 	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
+	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 12 minutes'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -107,6 +108,9 @@ bench-feedback: $(VENV)/.installed
 
 prove-artifacts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/mutations.py
+
+prove-reloads: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/reloads.py
 
 tables: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/tables.py

@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,7 +64,8 @@ class Answers:
     place in TIERS, -1 where the answer named none. degraded, cached: 1, 0, or -1 where the answer did not say.
     started_s: the start on the machine's monotonic clock. cpu_s: what the generator itself took while it sent, over
     wall_s. resent: requests sent again since a kept-alive connection had been closed by the server. unsent: requests
-    that found all of MAX_CONNECTIONS busy; they count as lost.
+    that found all of MAX_CONNECTIONS busy; they count as lost. model, artifact: what the answer named, empty where it
+    named none.
     """
 
     at_s: NDArray[np.float64]
@@ -82,6 +83,8 @@ class Answers:
     connections: int
     resent: int
     unsent: int
+    model: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=np.str_))
+    artifact: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=np.str_))
 
     def save(self, path: Path) -> None:
         """Write one .npz."""
@@ -259,6 +262,8 @@ class Generator:
             connections=self.opened,
             resent=self.resent,
             unsent=self.unsent,
+            model=np.array([one.get("model", "") for one in read], dtype=np.str_),
+            artifact=np.array([one.get("artifact_id", "") for one in read], dtype=np.str_),
         )
 
 

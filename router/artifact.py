@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.canaries import CANARIES, canaries_of, check_canaries, read_canaries
-from router.encoder import ENCODER_FILES
+from router.encoder import ENCODER_FILES, OnnxEncoder
 from router.errors import ArtifactError, ConfigError
 from router.estimate import KINDS
 from router.files import (
@@ -240,8 +240,8 @@ def check_target(directory: str | Path) -> None:
         raise ArtifactError(f"{target}: is a file; expected a directory to write the artifact to")
 
 
-def load_artifact(directory: str | Path) -> RouterArtifact:
-    """Read and verify an artifact.
+def load_artifact(directory: str | Path, *, loaded: Sequence[OnnxEncoder] = ()) -> RouterArtifact:
+    """Read and verify an artifact. loaded: encoders to be used in place of the same bytes; the canaries are asked anew.
 
     Raises:
         ArtifactError: a file is missing, altered, of the wrong shape or made by another encoder or code; the file is
@@ -255,11 +255,13 @@ def load_artifact(directory: str | Path) -> RouterArtifact:
             for name, entry in manifest["files"].items()
         }
     # Before anything else is parsed: what was altered must not reach a parser, least of all that of networks.
-    canaries = read_canaries(contents, _encoder_ids(manifest), root)
+    ids = _encoder_ids(manifest)
+    canaries = read_canaries(contents, ids, root)
+    encoders = {tier: one for tier, own in ids.items() for one in loaded if one.id == own}
     arrays = {name: parse_array(contents[name], *form, root / name) for name, form in ARRAYS.items()}
     learned = parse_json(contents[LEARNED], root / LEARNED)
     try:
-        artifact = _assemble(arrays, learned, contents, manifest, root)
+        artifact = _assemble(arrays, learned, contents, manifest, root, encoders)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as exc:
         raise ArtifactError(f"{root / LEARNED}: {exc!r}") from exc
     _check_shapes(artifact, root)
@@ -336,6 +338,7 @@ def _assemble(
     contents: Mapping[str, bytes],
     manifest: JsonObject,
     root: Path,
+    encoders: Mapping[str, OnnxEncoder],
 ) -> RouterArtifact:
     models, intents = _texts(learned["models"]), _texts(learned["intents"])
     if not 2 <= len(models) <= MAX_MODELS:
@@ -347,7 +350,8 @@ def _assemble(
     return RouterArtifact(
         models=models,
         tiers=tuple(
-            read_tier(name, _below(name, contents), facts, manifest["pins"][name], root) for name in manifest["tiers"]
+            read_tier(name, _below(name, contents), facts, manifest["pins"][name], root, encoders.get(name))
+            for name in manifest["tiers"]
         ),
         won=arrays[WON],
         prompt_hashes=arrays[HASHES],

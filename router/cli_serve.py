@@ -10,7 +10,6 @@ from typing import Any
 from router.artifact import RouterArtifact, load_artifact
 from router.errors import ConfigError
 from router.profiles import read_profiles
-from router.router import Router
 from router.service.auth import check_bind
 from router.service.config import Config, misspelt_variables, read_config
 from router.service.settings import KEYS_VARIABLE, SETTINGS, Setting
@@ -81,18 +80,11 @@ def _serve(args: argparse.Namespace) -> int:
         )
         return 2
     _say_misspelt()
-    from router.service.server import serve  # FastAPI takes a second to import
+    # FastAPI takes a second to import.
+    from router.service.reloads import load_router
+    from router.service.server import serve
 
-    router = Router.load(
-        settings.artifact,
-        cache_entries=settings.cache_entries,
-        max_waiting=settings.max_waiting,
-        encoder_threads=settings.encoder_threads,
-        encoder_nice=settings.encoder_nice,
-        max_sessions=settings.max_sessions,
-        session_ttl_ms=1e3 * settings.session_ttl_s,
-    )
-    serve(router, settings, announce=lambda line: print(line, flush=True))
+    serve(load_router(settings), settings, announce=lambda line: print(line, flush=True))
     return 0
 
 

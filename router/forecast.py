@@ -36,6 +36,11 @@ class Forecast:
         self._buckets: dict[int, _Bucket] = {}
         self._lock = threading.Lock()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was ever seen of the stage."""
+        return bool(self._buckets)
+
     def observe(self, size: int, took_ms: float, now_ms: float) -> None:
         """Take in what the stage took for something of this size."""
         with self._lock:

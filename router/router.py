@@ -73,13 +73,15 @@ class Router:
         encoder_nice: int = 0,
         max_sessions: int = DEFAULT_MAX_SESSIONS,
         session_ttl_ms: float = DEFAULT_SESSION_TTL_MS,
+        before: "Router | None" = None,
     ) -> None:
         """Build the indexes in memory, and answer a few prompts to warm caches and to see what each stage takes.
 
         cache_entries: decisions remembered, 0 for none. max_waiting: prompts that may wait for the full encoder.
         encoder_threads: how many prompts it encodes at a time, each by itself. encoder_nice: by how much its threads
         yield to the others (Linux). max_sessions: conversations whose model is remembered, each until it is unused for
-        session_ttl_ms.
+        session_ttl_ms. before: the router that this one will take the place of, and shares its sessions with; nothing
+        else of it is kept.
         """
         self.artifact = artifact
         catalogue = Catalogue(artifact.models, artifact.profiles)
@@ -89,8 +91,11 @@ class Router:
         self._rungs = rungs
         self._full, self._static = rungs.get("full"), rungs.get("static")
         self._best = rungs[artifact.best.name]
+        self._models = frozenset(artifact.models)
         self._cache = DecisionCache(cache_entries)
-        self._sessions = SessionTable(max_sessions, session_ttl_ms)
+        self._sessions: SessionTable = SessionTable(max_sessions, session_ttl_ms)
+        if before is not None:
+            self._sessions = before._sessions
         self._profiles_version = 0
         self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
         self._handover_takes, self._writing_takes = Forecast(), Forecast()
@@ -102,17 +107,24 @@ class Router:
                 nice=encoder_nice,
                 max_waiting=max_waiting,
             )
+        if before is not None and self._encodes_as(before):
+            # What was seen of it is worth more than a few runs amid all this load, which others would wait for.
+            self._encoding_takes = before._encoding_takes
         self._warm_up()
 
     @classmethod
-    def load(cls, directory: str | Path, **options: Unpack["Options"]) -> "Router":
-        """Verify and load an artifact directory. options: as of the class.
+    def load(cls, directory: str | Path, *, before: "Router | None" = None, **options: Unpack["Options"]) -> "Router":
+        """Verify and load an artifact directory. options, before: as of the class.
+
+        An encoder of the very bytes that ``before`` has loaded is not loaded again: that would stop all other threads
+        for a twentieth of a second.
 
         Raises:
             ArtifactError: a file is missing, altered or foreign; it is named.
             EncoderError: the encoder inside does not work.
         """
-        return cls(load_artifact(directory), **options)
+        encoders = [] if before is None else [tier.encoder for tier in before.artifact.tiers]
+        return cls(load_artifact(directory, loaded=encoders), before=before, **options)
 
     def route(
         self,
@@ -403,8 +415,18 @@ class Router:
             needs or needs_of(prompt),
             by_intent or {},
             session_id,
-            None if session_id is None else self._sessions.model_of(session_id, now_ms()),
+            None if session_id is None else self._held_by(session_id),
         )
+
+    def _held_by(self, session_id: str) -> str | None:
+        """Return the model that a session is with; one that only an artifact before this one knew is none."""
+        model = self._sessions.model_of(session_id, now_ms())
+        return model if model in self._models else None
+
+    def _encodes_as(self, other: "Router") -> bool:
+        """Tell whether the full encoder is the other router's."""
+        own, others = self._full, other._full
+        return own is not None and others is not None and own.tier.encoder is others.tier.encoder
 
     def _is_soon(self, question: Question, n_ahead: int) -> bool:
         """Tell whether the static tier is expected to answer in its turn, well before the budget ends.
@@ -468,7 +490,7 @@ class Router:
                 takes_ms = _times_ms(lambda: full.decide(question, encoding))  # noqa: B023
                 self._finish_takes.warm(_blocks(question), takes_ms)
             ids = encoder.token_ids(WARM_UP_PROMPTS[-1])
-            for n_tokens in WARM_UP_TOKENS:
+            for n_tokens in () if self._encoding_takes.is_known else WARM_UP_TOKENS:
                 some = ids[:n_tokens]
                 self._encoding_takes.warm(len(some), _times_ms(lambda: encoder.encode_ids(some)))  # noqa: B023
 

@@ -100,10 +100,18 @@ class RowFacts:
     n_intents: int
 
 
-def read_tier(name: str, contents: Mapping[str, bytes], facts: RowFacts, pins: object, root: Path) -> Tier:
+def read_tier(
+    name: str,
+    contents: Mapping[str, bytes],
+    facts: RowFacts,
+    pins: object,
+    root: Path,
+    encoder: OnnxEncoder | None = None,
+) -> Tier:
     """Return the tier of ``name`` in the artifact at ``root``, checked.
 
     contents: of TIER_FILES, whose hashes are known to agree. pins: what the manifest says of the tier's vectors.
+    encoder: one that was loaded from the very bytes of the tier's own; None to load it.
 
     Raises:
         ArtifactError: a file does not hold what it must, or something else made the vectors; it is named.
@@ -111,7 +119,8 @@ def read_tier(name: str, contents: Mapping[str, bytes], facts: RowFacts, pins: o
     """
     home = root / name
     files = {one: contents[f"encoder/{one}"] for one in ENCODER_FILES}
-    encoder = OnnxEncoder(files, where=str(home / "encoder"))
+    if encoder is None:
+        encoder = OnnxEncoder(files, where=str(home / "encoder"))
     check_pins(pins, encoder, str(root / "manifest.json"))
     if encoder.settings.tier != name:
         raise ArtifactError(f"{home / 'encoder'}: an encoder of the tier {encoder.settings.tier}, expected {name}")

@@ -114,7 +114,7 @@ class EncoderWorker:
             thread.start()
 
     def _run(self) -> None:
-        self._yield_to_others()
+        yield_to_others(self._nice, "the encoder")
         while (ticket := self._next()) is not None:
             began_ms = now_ms()
             try:
@@ -129,15 +129,6 @@ class EncoderWorker:
                 if self._mine():
                     self._threads[threading.current_thread()] = None
             _finish(ticket)
-
-    def _yield_to_others(self) -> None:
-        if self._nice == 0 or sys.platform != "linux":  # elsewhere threads have no priority of their own
-            return
-        thread = threading.get_native_id()
-        try:
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice))
-        except OSError as exc:  # a server that may not; it is slower under load, and otherwise the same
-            logger.warning("the encoder's thread keeps its priority: %s", exc.strerror)
 
     def _next(self) -> Ticket | None:
         """Return the next ticket that can be in time, or None when this thread is not the worker's any more."""
@@ -166,3 +157,14 @@ def _finish(ticket: Ticket) -> None:
     ticket.done_ms = now_ms()
     ticket.done.set()
     ticket.on_done()
+
+
+def yield_to_others(nice: int, whose: str) -> None:
+    """Lower the priority of this thread by so much. whose: as a warning names the thread."""
+    if nice == 0 or sys.platform != "linux":  # elsewhere threads have no priority of their own
+        return
+    thread = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + nice))
+    except OSError as exc:  # a server that may not; it is slower under load, and otherwise the same
+        logger.warning("%s's thread keeps its priority: %s", whose, exc.strerror)

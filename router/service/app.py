@@ -4,10 +4,13 @@ import asyncio
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
+from operator import attrgetter, methodcaller
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -15,13 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from router.live import LiveRouter
 from router.router import Router
-from router.rung import PRIOR
+from router.service.admin import add_admin
 from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
-from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop
+from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop, what_is_served
 from router.service.profiles_file import ProfilesFile
+from router.service.reloads import Reloaded, Reloads
 from router.service.respond import error_response, json_response, unauthorized
 from router.service.route import LONG_PROMPT_CHARS, RouteEndpoint
 from router.service.schema import (
@@ -33,7 +38,9 @@ from router.service.schema import (
     component_schemas,
 )
 from router.service.settings import Settings
-from router.types import JsonObject
+from router.types import JsonObject, ModelProfile
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +63,8 @@ _ERRORS = {
 class Service(FastAPI):
     """FastAPI that takes the short way to /route, and whose OpenAPI document has the schema of its request, too."""
 
+    live: LiveRouter
+    reloads: Reloads
     arrivals: Arrivals
     backlog: Backlog
     short_way: ASGIApp
@@ -70,6 +79,8 @@ class Service(FastAPI):
     def openapi(self) -> JsonObject:
         """Return the OpenAPI document."""
         document = super().openapi()
+        with self.live.lease() as router:
+            document["info"]["description"] = f"Serving artifact `{router.artifact.id}`. {router.artifact.verdict.text}"
         document["components"]["schemas"].update(component_schemas())
         return document
 
@@ -77,26 +88,30 @@ class Service(FastAPI):
 def create_app(router: Router, settings: Settings) -> Service:
     """Return the application that serves one loaded router; it is ready once its lifespan has begun.
 
+    ``live`` of the application holds the router, and whatever takes its place; closing it is the caller's business.
+
     Raises:
         ConfigError: the file of profiles that the settings name cannot be read, or something in it is wrong.
     """
     # One thread: a second one would only compete for the same cores.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="route")
+    live = LiveRouter(router)
     arrivals, backlog = Arrivals(), Backlog(settings.max_backlog)
     metrics = Metrics(
-        artifact_id=router.artifact.id,
-        verdict=router.artifact.verdict.label,
-        tiers=[*(tier.name for tier in router.artifact.tiers), PRIOR],
+        **what_is_served(router.artifact),
         queue_length=lambda: backlog.n_waiting,
-        encoder_waiting=lambda: router.n_waiting,
+        encoder_waiting=partial(_ask, live, attrgetter("n_waiting")),
         in_flight=lambda: endpoint.n_in_flight,
-        cache_entries=lambda: router.n_cached,
-        sessions=lambda: router.n_sessions,
+        cache_entries=partial(_ask, live, attrgetter("n_cached")),
+        sessions=partial(_ask, live, attrgetter("n_sessions")),
         policies=settings.policies.policies,
     )
-    profiles = ProfilesFile(settings.profiles, router.use_profiles, metrics.profiles_reloaded)
+    del router  # from here on, whoever needs one asks for the one that is live
+    profiles = ProfilesFile(settings.profiles, partial(_use_profiles, live), metrics.profiles_reloaded)
     profiles.load()
-    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor)
+    endpoint = RouteEndpoint(live, settings, metrics, arrivals, backlog, executor)
+
+    reloads = Reloads(live, settings, profiles, partial(_on_reload, live, endpoint, metrics))
 
     async def on_route_error(request: Request, exc: Exception) -> Response:
         metrics.refused(500)
@@ -104,11 +119,12 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        executor.submit(router.route, WARM_UP_PROMPT * LONG_PROMPT_CHARS).result()
+        executor.submit(_ask, live, methodcaller("route", WARM_UP_PROMPT * LONG_PROMPT_CHARS)).result()
         watches = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
         app.state.ready = True
         yield
         app.state.ready = False
+        reloads.close()
         for watch in watches:
             watch.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
@@ -116,7 +132,6 @@ def create_app(router: Router, settings: Settings) -> Service:
     app = Service(
         title="whichmodel",
         summary="Which model should take this prompt?",
-        description=f"Serving artifact `{router.artifact.id}`. {router.artifact.verdict.text}",
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
@@ -125,7 +140,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         exception_handlers={HTTPException: _on_http_error, Exception: _on_unexpected_error},
         responses={401: {"model": ErrorAnswer, "description": _ERRORS[401]}} if settings.api_keys else None,
     )
-    app.arrivals, app.backlog = arrivals, backlog
+    app.live, app.reloads, app.arrivals, app.backlog = live, reloads, arrivals, backlog
     app.short_way = ServerErrorMiddleware(endpoint, handler=on_route_error)
     app.state.ready = False
 
@@ -173,14 +188,31 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     @app.get("/artifact", summary="What is served: models, verdict and held-out report")
     async def artifact() -> Response:
-        return json_response(200, router.describe())
+        return json_response(200, _ask(live, methodcaller("describe")))
 
     @app.get("/metrics", summary="Counters and gauges for Prometheus", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
+    add_admin(app, reloads, settings)
     app.add_middleware(KeyCheck, keys=settings.api_keys)
     return app
+
+
+def _ask(live: LiveRouter, read: Callable[[Router], Value]) -> Value:
+    """Return what the router says that is live now."""
+    with live.lease() as router:
+        return read(router)
+
+
+def _on_reload(live: LiveRouter, endpoint: RouteEndpoint, metrics: Metrics, done: Reloaded) -> None:
+    endpoint.renew()
+    metrics.reloaded(done.outcome, what_is_served(_ask(live, attrgetter("artifact"))))
+
+
+def _use_profiles(live: LiveRouter, profiles: Mapping[str, ModelProfile]) -> None:
+    with live.lease() as router:
+        router.use_profiles(profiles)
 
 
 class KeyCheck:

@@ -15,7 +15,7 @@ from pathlib import Path
 from router.errors import ConfigError
 
 RIGHTS = ("prompts", "admin")
-"""What a key may be allowed: to see prompts that the artifact stores; to change the service (no endpoint does yet)."""
+"""What a key may be allowed: to see prompts that the artifact stores; to change what is served."""
 MAX_NAME_CHARS = 64
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME_CHARS}}}")
 # What keys without a name are called.
@@ -34,6 +34,11 @@ class Caller:
     def sees_prompts(self) -> bool:
         """Whether stored prompts are shown."""
         return "prompts" in self.may
+
+    @property
+    def may_change(self) -> bool:
+        """Whether another artifact may be loaded at this one's word."""
+        return "admin" in self.may
 
 
 ANYBODY = Caller("", frozenset(RIGHTS))

@@ -6,13 +6,17 @@ values from fixed lists, never anything of a request.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypedDict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from router.artifact import RouterArtifact
 from router.deadline import now_ms
+from router.rung import PRIOR
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,6 +28,17 @@ RECENT_S = 60
 STATUSES = (400, 401, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503)
 OTHER = "other"
 NO_TIER = "none"
+RELOAD_OUTCOMES = ("ok", "refused", "failed", "busy")
+
+Count = Callable[[], None]
+
+
+class Served(TypedDict):
+    """What is said of the artifact that is served. tiers: the best first."""
+
+    artifact_id: str
+    verdict: str
+    tiers: Sequence[str]
 
 
 class Metrics:
@@ -62,11 +77,17 @@ class Metrics:
             registry=registry,
         )
         refusals = Counter("whichmodel_refusals", "Requests not answered, by status.", ("status",), registry=registry)
-        # Looking up the series of a label takes longer than counting, so all of them are made here.
-        tiers = (*tiers, OTHER)
-        self._answered = {tier: requests.labels("answered", tier).inc for tier in tiers}
-        self._degraded = {tier: requests.labels("degraded", tier).inc for tier in tiers}
-        self._observe_s = {tier: seconds.labels(tier).observe for tier in tiers}
+        self._requests, self._seconds = requests, seconds
+        self._answered: dict[str, Count] = {}
+        self._degraded: dict[str, Count] = {}
+        self._observe_s: dict[str, Callable[[float], None]] = {}
+        self._loaded_at = Gauge(
+            "whichmodel_artifact_loaded_timestamp_seconds", "When what is served was loaded.", registry=registry
+        )
+        self._info = Gauge(
+            "whichmodel_artifact_info", "What is served.", ("artifact_id", "verdict", "tiers"), registry=registry
+        )
+        self.serves(artifact_id=artifact_id, verdict=verdict, tiers=tiers)
         self._refused = {status: refusals.labels(str(status)).inc for status in (*STATUSES, OTHER)}
         self._ended = {
             outcome: requests.labels(outcome, NO_TIER).inc for outcome in ("refused", "shed", "failed", "client_gone")
@@ -89,6 +110,8 @@ class Metrics:
             registry=registry,
         )
         self._decided = {name: decisions.labels(name).inc for name in (*policies, OTHER)}
+        reloads = Counter("whichmodel_reloads", "Reloads of the artifact, by outcome.", ("outcome",), registry=registry)
+        self._reloads = {outcome: reloads.labels(outcome).inc for outcome in RELOAD_OUTCOMES}
         reloads = Counter(
             "whichmodel_profiles_reloads",
             "Changes of the file of profiles, by outcome.",
@@ -120,10 +143,18 @@ class Metrics:
             ),
         ):
             Gauge(name, text, registry=registry).set_function(value)
-        Gauge(
-            "whichmodel_artifact_info", "What is served.", ("artifact_id", "verdict", "tiers"), registry=registry
-        ).labels(artifact_id, verdict, ",".join(tiers[:-1])).set(1)
         ProcessCollector(registry=registry)  # memory, open files and processor time, where /proc tells
+
+    def serves(self, *, artifact_id: str, verdict: str, tiers: Sequence[str]) -> None:
+        """Say what is served from now on; what was counted before stays. tiers: the artifact's, the best first."""
+        # Looking up the series of a label takes longer than counting, so all of them are made here.
+        for tier in {*tiers, PRIOR, OTHER} - set(self._answered):
+            self._answered[tier] = self._requests.labels("answered", tier).inc
+            self._degraded[tier] = self._requests.labels("degraded", tier).inc
+            self._observe_s[tier] = self._seconds.labels(tier).observe
+        self._loaded_at.set(time.time())
+        self._info.clear()
+        self._info.labels(artifact_id, verdict, ",".join(tiers)).set(1)
 
     def answered(self, tier: str, degraded: bool, cached: bool, budget_met: bool, elapsed_ms: float) -> None:
         """Count a request that got a decision, and what it took from arrival to decision."""
@@ -156,6 +187,12 @@ class Metrics:
         """Count a change of the file of profiles: taken over, or left as it is because something is wrong with it."""
         self._reloaded[taken]()
 
+    def reloaded(self, outcome: str, served: Served) -> None:
+        """Count a reload of the artifact, one of RELOAD_OUTCOMES, and say what is served after it."""
+        self._reloads[outcome]()
+        if outcome == "ok":
+            self.serves(**served)
+
     def loop_lagged(self, lag_ms: float) -> None:
         """Note how late the event loop woke."""
         self._observe_lag_s(lag_ms / 1000)
@@ -168,6 +205,12 @@ class Metrics:
     def _take_max_lag_s(self) -> float:
         lag_s, self._max_lag_s = self._max_lag_s, 0.0
         return lag_s
+
+
+def what_is_served(artifact: RouterArtifact) -> "Served":
+    """Return what ``Metrics`` says of an artifact."""
+    tiers = [one.name for one in artifact.tiers]
+    return Served(artifact_id=artifact.id, verdict=artifact.verdict.label, tiers=tiers)
 
 
 async def watch_loop(metrics: Metrics) -> None:

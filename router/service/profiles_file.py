@@ -31,6 +31,8 @@ class ProfilesFile:
         self._use = use
         self._told = told
         self._stamp: Stamp = None
+        self.latest: Mapping[str, ModelProfile] | None = None
+        """Those in force, None before any were."""
 
     def load(self) -> None:
         """Take over what the file says now.
@@ -40,7 +42,13 @@ class ProfilesFile:
         """
         if self._path is not None:
             self._stamp = _stamp(self._path)  # before: what changes while it is read is read again
-            self._use(read_profiles(self._path))
+            self.latest = read_profiles(self._path)
+            self.lay_over()
+
+    def lay_over(self) -> None:
+        """Give out those in force once more."""
+        if self.latest is not None:
+            self._use(self.latest)
 
     async def watch(self) -> None:
         """Look for changes until cancelled; what is wrong with one is logged once."""

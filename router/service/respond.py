@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from router.service.body import BodyError
 from router.service.schema import error_body
 from router.types import Decision, JsonObject
 
@@ -33,6 +34,13 @@ def error_response(
 ) -> Response:
     """Return an error in the one form that all have; ``details`` are pairs of field and message."""
     return json_response(status, error_body(kind, message, details), headers)
+
+
+def refused_body(exc: BodyError) -> Response:
+    """Return what is answered to a body that is refused."""
+    # What is left of an unread body is not worth waiting for.
+    headers = {"connection": "close"} if exc.status in {408, 413} else None
+    return error_response(exc.status, exc.kind, str(exc), headers=headers)
 
 
 def unauthorized() -> Response:

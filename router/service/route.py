@@ -1,6 +1,7 @@
 """POST /route as a bare ASGI application: a framework's way to an endpoint takes as long as half a decision."""
 
 import asyncio
+import weakref
 from concurrent.futures import Executor
 from functools import partial
 
@@ -10,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from router.deadline import Deadline, now_ms
 from router.errors import PolicyError, PromptError
+from router.live import LiveRouter
 from router.policies import Resolved
 from router.router import Pending, Router
 from router.rung import Outcome, settled
@@ -20,7 +22,7 @@ from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
 from router.service.decision_log import DecisionLog
 from router.service.metrics import Metrics
-from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
+from router.service.respond import decision_headers, error_response, json_bytes, refused_body, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
 from router.types import Decision, Needs
@@ -32,12 +34,23 @@ LONG_PROMPT_CHARS = 4_000
 RETRY_AFTER_S = "1"
 
 
+class _Desk:
+    """One router, and what gathers questions for it: no batch is decided by another one than began it."""
+
+    __slots__ = ("router", "settle", "static")
+
+    def __init__(self, router: Router, arrivals: Arrivals) -> None:
+        self.router = router
+        self.static = Batcher(router.static_all, arrivals.worked)
+        self.settle = Batcher(router.settle_all, arrivals.worked)
+
+
 class RouteEndpoint:
     """Reads a request, asks the router, and writes the decision, or an error in the form of all others."""
 
     def __init__(
         self,
-        router: Router,
+        live: LiveRouter,
         settings: Settings,
         metrics: Metrics,
         arrivals: Arrivals,
@@ -45,15 +58,14 @@ class RouteEndpoint:
         executor: Executor,
     ) -> None:
         """executor: where long prompts are decided, one at a time."""
-        self._router = router
+        self._live = live
         self._settings = settings
         self._metrics = metrics
         self._arrivals = arrivals
         self._backlog = backlog
         self._executor = executor
         self._log = DecisionLog(settings.log_decisions)
-        self._static = Batcher(router.static_all, arrivals.worked)
-        self._settle = Batcher(router.settle_all, arrivals.worked)
+        self._desk: _Desk | None = None
         self.n_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +88,10 @@ class RouteEndpoint:
             self.n_in_flight -= 1
             self._arrivals.worked()
 
+    def renew(self) -> None:
+        """Let go of a router that is not live any more; requests that are with it keep it to their end."""
+        self._desk = None
+
     def _admit(self, scope: Scope) -> Caller | Response:
         """Return who asks, or what is answered to a request that is not read at all."""
         if self._backlog.leave(scope):
@@ -92,12 +108,20 @@ class RouteEndpoint:
         arrived_ms = scope.get("state", {}).get("arrived_ms") or now_ms()
         asked, needs = await self._read(scope, receive)
         session = _session_of(caller, asked)
-        decision = await self._decide(asked, needs, caller, session, arrived_ms, receive)
+        # From here to the decision one router is asked; then it is let go: a client may read as slowly as it likes.
+        with self._live.lease() as router:
+            was_written = weakref.WeakMethod(router.was_written)
+            desk = self._desk_of(router)
+            del router
+            decision = await self._decide(desk, asked, needs, caller, session, arrived_ms, receive)
+            del desk
         body = json_bytes(decision.to_json(explain=asked.explain, show_prompts=caller.sees_prompts))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        self._router.was_written(decision, arrived_ms)
+        if (learn := was_written()) is not None:
+            learn(decision, arrived_ms)
+            del learn
         self._metrics.answered(
             decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
         )
@@ -118,8 +142,15 @@ class RouteEndpoint:
         asked = RouteRequest.model_validate(sent)
         return asked, asked.to_needs(sent)
 
+    def _desk_of(self, router: Router) -> _Desk:
+        """Return where this router decides; the live one's desk is kept, and no later request gets an older router."""
+        if self._desk is None or self._desk.router is not router:
+            self._desk = _Desk(router, self._arrivals)
+        return self._desk
+
     async def _decide(
         self,
+        desk: _Desk,
         asked: RouteRequest,
         needs: Needs | None,
         caller: Caller,
@@ -127,12 +158,14 @@ class RouteEndpoint:
         arrived_ms: float,
         receive: Receive,
     ) -> Decision:
+        """Decide at one desk from start to end."""
         policy, by_intent = self._policies_of(asked, caller)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         begin = partial(
-            self._router.begin,
-            asked.to_prompt(),
+        desk: _Desk,
+        asked: RouteRequest,
+        needs: Needs | None,
             policy,
             Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
             explain=asked.explain,
@@ -140,7 +173,7 @@ class RouteEndpoint:
             session_id=session,
             needs=needs,
             by_intent=by_intent,
-            n_ahead=len(self._static) + len(self._settle),
+            n_ahead=len(desk.static) + len(desk.settle),
             on_done=partial(_wake_from_thread, loop, turn),
         )
         is_long = asked.n_chars > LONG_PROMPT_CHARS
@@ -155,12 +188,12 @@ class RouteEndpoint:
         if begun.ticket is not None:
             try:
                 if begun.in_doubt:
-                    begun.in_hand = settled(await self._decide_by(self._static, begun, is_long))
+                    begun.in_hand = settled(await self._decide_by(desk.static, begun, is_long))
                 await self._wait(begun, begun.ticket, turn, receive)
             except (PolicyError, ClientGoneError, asyncio.CancelledError):
                 begun.ticket.cancelled = True
                 raise
-        return settled(await self._decide_by(self._settle, begun, is_long))
+        return settled(await self._decide_by(desk.settle, begun, is_long))
 
     def _policies_of(self, asked: RouteRequest, caller: Caller) -> Resolved:
         """Return the policy that this is decided by, and those that take its place by intent.
@@ -217,9 +250,7 @@ def _session_of(caller: Caller, asked: RouteRequest) -> str | None:
 
 def _error(exc: BodyError | ValidationError | PromptError | PolicyError) -> Response:
     if isinstance(exc, BodyError):
-        # What is left of an unread body is not worth waiting for.
-        headers = {"connection": "close"} if exc.status in {408, 413} else None
-        return error_response(exc.status, exc.kind, str(exc), headers=headers)
+        return refused_body(exc)
     if isinstance(exc, ValidationError):
         details = error_details(exc.errors(include_url=False, include_context=False, include_input=False))
         return error_response(422, "validation", "the request has fields that are wrong", details=details)

@@ -339,6 +339,14 @@ class StatusAnswer(WireModel):
     status: str
 
 
+class ReloadAnswer(WireModel):
+    """What is served now, what was before (the same where nothing has changed on the disk), and what it took."""
+
+    artifact_id: str
+    previous: str
+    seconds: float
+
+
 class ErrorDetail(WireModel):
     """What is wrong with one field; an empty ``field`` means the request as a whole."""
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ BACKLOG = 2048
 
 
 def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight and return.
+    """Serve until SIGTERM or SIGINT, then finish what is in flight and return; at SIGHUP, reload the artifact.
 
     ``announce`` gets one line with the URL, the artifact and its verdict once requests are answered.
 
@@ -42,9 +43,9 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
     """
     check_bind(settings.host, settings.api_keys)
     with _listen(settings.host, settings.port) as listener:
-        artifact = router.artifact
+        line = f"whichmodel serves {router.artifact.id} at {_url(listener)}: {router.artifact.verdict.text}"
         app = create_app(router, settings)
-        line = f"whichmodel serves {artifact.id} at {_url(listener)}: {artifact.verdict.text}"
+        del router  # another one may take its place
         config = uvicorn.Config(
             app,
             http=partial(  # type: ignore[arg-type]
@@ -63,10 +64,10 @@ def serve(router: Router, settings: Settings, *, announce: Callable[[str], None]
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             log_config=logging_config(settings),
         )
-        server = _AnnouncingServer(config, announce=lambda: announce(line))
-        with _exit_on_signals(server):
+        server = _AnnouncingServer(config, announce=lambda: announce(line), on_hangup=app.reloads.on_signal)
+        with _obey_signals(server):
             server.run(sockets=[listener])
-        router.close()
+        app.live.close()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -174,18 +175,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 class _AnnouncingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, announce: Callable[[], None], on_hangup: Callable[[], None]) -> None:
         super().__init__(config)
         self._announce = announce
+        self._on_hangup = on_hangup
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self._announce()
+
+    def hang_up(self) -> None:
+        """Reload, as SIGHUP asks for; before the start is over, what is served was only just loaded."""
+        if self._loop is not None and not self.should_exit:
+            self._loop.call_soon_threadsafe(self._on_hangup)
 
 
 @contextmanager
-def _exit_on_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the server and nothing more.
+def _obey_signals(server: _AnnouncingServer) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the server and nothing more, and SIGHUP, where there is one, reload.
 
     After a graceful stop uvicorn raises the signal once more for whoever handled it before: with Python's own
     handlers the process would die of it, or show a KeyboardInterrupt, instead of leaving with exit code 0.
@@ -197,7 +206,12 @@ def _exit_on_signals(server: uvicorn.Server) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
+    def reload(number: int, frame: FrameType | None) -> None:
+        server.hang_up()
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    if sys.platform != "win32":
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
     try:
         yield
     finally:

@@ -1,0 +1,218 @@
+"""Does anybody notice when the artifact is replaced? 200 reloads under an open loop of 100 requests a second.
+
+Two versions of one artifact, of disjoint names of models, go live in turns by ``publish`` and POST /admin/reload, once
+for an artifact of the static tier and once for one of both. One run has two phases: steady, and reloading. No request
+may fail; no answer may have a model that the artifact it names does not know; and of the requests that were under way
+while the server loaded, p99 may be at most 1.5 times that of the steady phase. Publishing, which verifies the version
+in this process, waits for everybody else.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+from http_bytes import Client, post_request
+from load import Answers
+from load_run import Offer, send
+from load_summary import points, summary
+from numpy.typing import NDArray
+from prompt_mix import mixed
+from schedule import Phase, poisson, schedule
+from served import Served, loop_lag_ms, serving_artifact
+
+from router.artifact import RouterArtifact
+from router.live import publish
+from router.worker import yield_to_others
+
+SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
+RATE = 100.0
+ALLOWED_RATIO = 1.5
+STEADY, RELOADING = 0, 1
+VERSIONS = ("a", "b")
+SETTLE_S = 1.0
+ENCODERS = ("static", "both")
+
+
+@dataclass(slots=True)
+class Replacements:
+    """What became of the reloads: begin and end of each on the monotonic clock, and the answers that were no 200."""
+
+    spans_s: list[tuple[float, float]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--reloads", type=int, default=200, help="of each artifact (default 200)")
+    arguments.add_argument("--every-s", type=float, default=1.0, help="from one reload to the next (default 1)")
+    arguments.add_argument("--steady-s", type=float, default=60.0, help="length of the steady phase (default 60)")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--only", choices=ENCODERS, help="one kind of artifact, instead of both")
+    arguments.add_argument("--no-record", action="store_true", help="print only")
+    args = arguments.parse_args()
+    os.environ["WHICHMODEL_LOG_LEVEL"] = "warning"  # the line of a decision is no part of its latency
+    numbers = {}
+    for encoder in [args.only] if args.only else ENCODERS:
+        with tempfile.TemporaryDirectory() as home:
+            ids = written(encoder, Path(home))
+            numbers[encoder] = measured(Path(home), ids, args)
+        say(encoder, numbers[encoder])
+    if args.no_record:
+        print(json.dumps(numbers))
+    else:
+        record.write("reloads", numbers, arguments=vars(args), files=[])
+    return 0 if all(proves(one) for one in numbers.values()) else 1
+
+
+def written(encoder: str, home: Path) -> dict[str, str]:
+    """Train on the sample log, write both versions below ``home``, and return the prefix of models by artifact id."""
+    from router.profiles import read_profiles
+    from training import load, train
+
+    log = load(str(SAMPLE / "battles.jsonl"))
+    artifact, _ = train(log, encoder=encoder, profiles=read_profiles(str(SAMPLE / "models.yaml")), store_prompts="full")
+    return {renamed(artifact, f"{name}-").write(home / name).id: f"{name}-" for name in VERSIONS}
+
+
+def renamed(artifact: RouterArtifact, prefix: str) -> RouterArtifact:
+    """Return the artifact with other names of its models."""
+    tiers = [
+        replace(one, verdict=replace(one.verdict, best_fixed=prefix + one.verdict.best_fixed)) for one in artifact.tiers
+    ]
+    return replace(
+        artifact,
+        models=tuple(prefix + one for one in artifact.models),
+        tiers=tuple(tiers),
+        profiles={prefix + name: replace(one, name=prefix + one.name) for name, one in artifact.profiles.items()},
+        best_fixed=prefix + artifact.best_fixed,
+    )
+
+
+def measured(home: Path, prefixes: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
+    live = home / "live"
+    publish(home / VERSIONS[0], live)
+    phases = [Phase(RATE, args.steady_s, poisson), Phase(RATE, args.reloads * args.every_s + SETTLE_S, poisson)]
+    plan = schedule(phases, args.seed)
+    lines = (SAMPLE / "prompts.jsonl").read_text("utf-8").splitlines()
+    texts = [text for text in (json.loads(line).get("prompt") for line in lines) if text]  # others are conversations
+    offer = Offer(plan, mixed(texts, len(plan), args.seed))
+    with serving_artifact(live) as server:
+        server.settle()
+        replaced, before = Replacements(), server.get("/metrics")
+        replacing = threading.Thread(target=replace_in_turns, args=(server, home, args, replaced))
+        replacing.start()
+        answers, watch = send(server, offer, bypass_cache=True)
+        replacing.join()
+        after = server.get("/metrics")
+    numbers = compared(answers, plan.phase, replaced.spans_s, prefixes)
+    start_s, end_s = answers.started_s + args.steady_s, answers.started_s + plan.ends_s[RELOADING]
+    return {
+        **numbers,
+        "reload_problems": replaced.problems,
+        "server_rss_mib": watch.memory_mib(0, start_s, end_s),
+        "server_cpu": {
+            "steady": watch.cpu_share(0, answers.started_s, start_s),
+            "reloading": watch.cpu_share(0, start_s, end_s),
+        },
+        "loop_lag_ms": loop_lag_ms(before, after),
+    }
+
+
+def replace_in_turns(server: Served, home: Path, args: argparse.Namespace, replaced: Replacements) -> None:
+    """Publish the other version and have it loaded, once every so many seconds after the steady phase."""
+    yield_to_others(19, "the publisher")
+    client, ask = Client(server.port), post_request("/admin/reload", {})
+    due_s = time.perf_counter() + args.steady_s + SETTLE_S
+    for nth in range(args.reloads):
+        publish(home / VERSIONS[(nth + 1) % 2], home / "live")
+        time.sleep(max(0.0, due_s - time.perf_counter()))
+        began_s = time.perf_counter()
+        answer = client.ask(ask)
+        replaced.spans_s.append((began_s, time.perf_counter()))
+        if answer.status != 200:
+            replaced.problems.append(f"{answer.status}: {answer.body.decode()}")
+        due_s += args.every_s
+    client.close()
+
+
+def compared(
+    answers: Answers, phase: NDArray[np.int64], spans_s: Sequence[tuple[float, float]], prefixes: dict[str, str]
+) -> dict[str, Any]:
+    """Return the numbers of the steady requests, and of those that were under way during a reload."""
+    during = overlapping(answers, spans_s)
+    took_s = [end - begin for begin, end in spans_s]
+    parts = {"steady": phase == STEADY, "reloading": phase == RELOADING, "during": during}
+    found = {name: of_part(answers, which) for name, which in parts.items()}
+    n_mixed = sum(
+        not model.startswith(prefixes.get(artifact, "?"))
+        for model, artifact in zip(answers.model.tolist(), answers.artifact.tolist(), strict=True)
+        if artifact
+    )
+    ratios = {
+        name: (found[name]["latency_ms"]["p99"] or np.inf) / (found["steady"]["latency_ms"]["p99"] or np.nan)
+        for name in ("reloading", "during")
+    }
+    return {
+        **found,
+        "requests": len(phase),
+        "failed": int((answers.status != 200).sum()),
+        "mixed": n_mixed,
+        "answers_by_version": {name: int((answers.artifact == one).sum()) for one, name in prefixes.items()},
+        "reloads": len(spans_s),
+        "reload_s": dict(zip(("p50", "p99", "max"), points(np.array(took_s), (0.5, 0.99, 1.0)), strict=True)),
+        "p99_ratio": ratios,
+        "resent": answers.resent,
+    }
+
+
+def overlapping(answers: Answers, spans_s: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+    """Tell which requests were under way at any moment of a span on the monotonic clock."""
+    sent_s, done_s = answers.started_s + answers.sent_s, answers.started_s + answers.done_s
+    during = np.zeros(len(sent_s), dtype=np.bool_)
+    for begin_s, end_s in spans_s:
+        during |= (sent_s <= end_s) & (done_s >= begin_s)
+    return during
+
+
+def of_part(answers: Answers, which: NDArray[np.bool_]) -> dict[str, Any]:
+    found = summary(answers, which)
+    kept = ("offered", "in_budget", "tiers_of_answered", "latency_ms", "elapsed_by_server_ms", "send_lag_ms", "void")
+    return {name: found[name] for name in kept}
+
+
+def proves(one: dict[str, Any]) -> bool:
+    """Tell whether nobody noticed."""
+    harm = one["failed"] or one["mixed"] or one["reload_problems"]
+    return not harm and one["p99_ratio"]["during"] <= ALLOWED_RATIO
+
+
+def say(encoder: str, one: dict[str, Any]) -> None:
+    for name in ("steady", "reloading", "during"):
+        times = one[name]["latency_ms"]
+        tiers = ", ".join(f"{tier} {part:.2f}" for tier, part in one[name]["tiers_of_answered"].items() if part)
+        print(
+            f"{encoder}, {name}: {one[name]['offered']} requests, p50 {times['p50']:.2f}, p99 {times['p99']:.2f}, "
+            f"max {times['max']:.1f} ms, in budget {one[name]['in_budget']:.4f} ({tiers})",
+            file=sys.stderr,
+        )
+    print(
+        f"{encoder}: {one['reloads']} reloads of {one['reload_s']['p50']:.2f} s, {one['failed']} failed, "
+        f"{one['mixed']} mixed; p99 {one['p99_ratio']['during']:.2f} times steady: "
+        + ("it holds" if proves(one) else "IT DOES NOT HOLD"),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
