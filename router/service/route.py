@@ -163,9 +163,8 @@ class RouteEndpoint:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         begin = partial(
-        desk: _Desk,
-        asked: RouteRequest,
-        needs: Needs | None,
+            desk.router.begin,
+            asked.to_prompt(),
             policy,
             Deadline(arrived_ms, asked.latency_budget_ms or self._settings.latency_budget_ms),
             explain=asked.explain,
