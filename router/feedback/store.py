@@ -1,6 +1,6 @@
 """What a store of feedback does, whatever it keeps it in, and the plain values that go in and out of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,6 +82,9 @@ class FeedbackReader(Protocol):
 
     def find_pending(self, decision_id: str) -> PendingDecision | None:
         """Return a decision that waits for a verdict, or None."""
+
+    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
+        """Return the same for each of some ids, in their order."""
 
     def events(self, after: int = 0) -> Iterator[StoredEvent]:
         """Yield events with a number above ``after``, in order; what is added meanwhile may come or not."""
