@@ -32,7 +32,7 @@ from router.index import NO_HITS, Hits, NeighborIndex
 from router.policy import FAST_WAIT_MS, Circumstances, Field, TradeOff, choose, field_of
 from router.summary import summary_of
 from router.tier import Tier
-from router.types import TRADE_OFFS, Decision, Estimate, Exclusion, Flip, Intent, Needs, Neighbor, Policy
+from router.types import TRADE_OFFS, Decision, Estimate, Exclusion, Flip, Intent, Needs, Neighbor, Policy, Seen
 
 PRIOR = "prior"
 # How many neighbours a decision shows; the estimate uses all of them.
@@ -98,6 +98,7 @@ class Rung:
         self.tier = tier
         self.catalogue = catalogue
         self._degraded = degraded
+        self._encoder_id = tier.encoder.id
         self._index = NeighborIndex(tier.vectors)
         self._sizes_vary = bool((tier.evidence.sizes != 1.0).any())
         self._columns = {name: column for column, name in enumerate(artifact.models)}
@@ -266,6 +267,7 @@ class Rung:
             policy=policy.name,
             session=session_state(question, model),
             flips=flips,
+            seen=None if encoding is None else Seen({self._encoder_id: encoding.vector}, question.features),
         )
 
     def _estimate_for(self, hits: Hits, fixed: int) -> LocalEstimate:

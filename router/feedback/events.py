@@ -39,7 +39,7 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """How a prompt is written. rule: the name of what computed it (router.features.FEATURES). data: float64, little-endian.
+    """How a prompt is written. rule: what computed it (router.features.FEATURES). data: float64, little-endian.
 
     With a vector it places a prompt among the rows of an artifact, without its text.
     """

@@ -181,10 +181,10 @@ class SqliteStore(SqliteReader):
 
     def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
         """Return decisions that wait for a verdict, whether they are on the disk yet or not, or None."""
-        queued = {one: pending for one in decision_ids if (pending := self._writer.queued(one)) is not None}
-        others = [one for one in decision_ids if one not in queued]
-        queued.update({one: pending for one, pending in zip(others, super().find_many_pending(others), strict=True)})
-        return [queued[one] for one in decision_ids]
+        found = {one: self._writer.queued(one) for one in decision_ids}
+        others = [one for one, pending in found.items() if pending is None]
+        found.update(zip(others, super().find_many_pending(others), strict=True))
+        return [found[one] for one in decision_ids]
 
     def delete(self, selection: Selection) -> "Future[Deletion]":
         """Queue a deletion; the future is done when it is on the disk."""

@@ -99,6 +99,22 @@ class FeedbackReader(Protocol):
 class FeedbackStore(FeedbackReader, Protocol):
     """Keeps feedback for good, and pending decisions as long as there is room. Safe to call from any thread."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is taken any more, or None."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many events wait to be written."""
+
+    @property
+    def n_pending(self) -> int:
+        """How many decisions wait for a verdict, those that have expired and not been deleted yet included."""
+
+    @property
+    def n_pending_dropped(self) -> int:
+        """How many pending decisions made room for newer ones, or were lost to a failure, since it was opened."""
+
     def add_event(self, event: FeedbackEvent) -> "Future[Receipt]":
         """Queue an event. The future has its receipt once it is on the disk, and never before.
 

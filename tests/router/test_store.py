@@ -751,7 +751,11 @@ def test_what_schema_1_holds_is_whole_in_the_newest(tmp_path):
         assert store.stats().schema_version == 2
         assert store.check() == 1
         (stored,) = store.events()
-        assert (stored.event.user, stored.event.surface, stored.event.vectors[0].data) == ("ann", None, bytes(range(16)))
+        assert (stored.event.user, stored.event.surface, stored.event.vectors[0].data) == (
+            "ann",
+            None,
+            bytes(range(16)),
+        )
         decided = store.find_pending("decision-1")
         assert (decided.model, decided.surface, decided.quality) == ("small", None, None)
 
