@@ -156,6 +156,11 @@ class Metrics:
         self._info.clear()
         self._info.labels(artifact_id, verdict, ",".join(tiers)).set(1)
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where everything is registered that ``render`` shows."""
+        return self._registry
+
     def answered(self, tier: str, degraded: bool, cached: bool, budget_met: bool, elapsed_ms: float) -> None:
         """Count a request that got a decision, and what it took from arrival to decision."""
         if tier not in self._observe_s:
