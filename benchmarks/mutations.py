@@ -8,6 +8,7 @@ match. Two controls load rewritten mutations without some of the checks: they mu
 import argparse
 import hashlib
 import json
+import os
 import re
 import resource
 import select
@@ -154,7 +155,10 @@ class _Child:
 
     def __init__(self, artifact: Path, without: Sequence[str]) -> None:
         command = [sys.executable, str(HERE), "--child", str(artifact), *without]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # The code beside this file, not another checkout that happens to be installed.
+        paths = [str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self._expect({"outcome": "ready", "detail": ""})
 
     @property
@@ -179,7 +183,8 @@ class _Child:
     def _expect(self, wanted: dict[str, str]) -> None:
         line = self._from.readline()
         if not line or json.loads(line) != wanted:
-            raise RuntimeError(f"the child did not begin: {line!r}, exit code {self._process.wait()}")
+            self.end()
+            raise RuntimeError(f"the child did not begin: {line!r}, exit code {self._process.returncode}")
 
     def end(self) -> None:
         """Kill the process and wait for its end."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mutate import CONTENT, IN_MANIFEST, IN_PLACE, draw, rebuild
+from mutate import CONTENT, IN_MANIFEST, IN_PLACE, draw, is_changed, rebuild, rewrite_manifest
 from mutations import ACCEPTED_SAME, ACCEPTED_WRONG, CRASHED, HUNG, REFUSED, Load, proves, run, summary
 
 from router.artifact import RouterArtifact, load_artifact
@@ -61,3 +61,19 @@ def test_what_stands_in_the_place_of_a_file_is_refused(written: Path, tmp_path: 
             continue
         with pytest.raises(RouterError):
             load_artifact(home)
+
+
+def test_what_was_not_changed_is_no_mutation(written: Path, tmp_path: Path) -> None:
+    pristine = {str(one.relative_to(written)): one.read_bytes() for one in written.rglob("*") if one.is_file()}
+    home = tmp_path / "copy"
+    rebuild(home, pristine)
+    assert not is_changed(home, pristine)
+    rewrite_manifest(home)
+    assert (home / "manifest.json").read_bytes() != pristine["manifest.json"] and not is_changed(home, pristine)
+    for kind in (*CONTENT, *IN_MANIFEST, *IN_PLACE):
+        rebuild(home, pristine)
+        for number in range(50):
+            kind(home, draw(number, 5, only_rewritten=False)[2])
+            if is_changed(home, pristine):
+                break
+        assert is_changed(home, pristine), kind.__name__
