@@ -3,7 +3,7 @@
     python benchmarks/feedback_http.py
 
 64 clients in a process of their own, each on one connection, give a rating to a decision that the service has made
-before, wait for the acknowledgement, and give the next (a closed loop). In the same run and folder, in turns: the
+before, wait for the acknowledgement, and give the next (a closed loop). In the same run and folder: the
 floor, what the disk can sync (append 4 KiB and fdatasync, one at a time), and the ceiling, what the same clients get of
 an endpoint that does nothing. The server routes with the static tier; every decision is kept with its vector. Beside it,
 one client asks /route one request at a time, with and without a feedback store, and while the 64 give feedback. The
@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from typing import Any
 
 import uvloop
 from feedback_rate import floor, spread, summary
-from http_bytes import HEAD_END, HOST, Client, post_request, read_answer
+from http_bytes import HOST, Client, post_request, read_answer
 from record import write
 from served import Served, serving, serving_nothing
 
