@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from router.artifact import load_artifact
 from router.deadline import now_ms
 from router.encoder import TIERS
 from router.errors import ConfigError
+from router.misnamed import misnamed
 from router.profiles import read_profiles
 from router.types import STRATEGIES, Policy
 
@@ -82,7 +83,8 @@ def _whatif(args: argparse.Namespace, load_log: LoadLog, bars: Bars) -> int:
     if args.out is not None:
         check_directory(args.out)
     artifact = load_artifact(args.artifact).only(args.tier)
-    _say_unknown_models(policies, artifact.models)
+    for line in misnamed(policies, artifact.models):
+        _say(line)
     unnamed = args.format is None and all(holds_prompts_alone(one, _listed(args.models)) for one in args.sources)
     if args.format == PROMPTS or unnamed:
         prompts = prompts_of_lines(args.sources)
@@ -237,17 +239,6 @@ def _amount(value: Any, where: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{where}: expected a finite number, got {value!r}")
     return number
-
-
-def _say_unknown_models(policies: Sequence[Policy], models: Collection[str]) -> None:
-    """Warn of names that are no model of the artifact: a policy that misspells one allows or excludes nothing by it."""
-    for policy in policies:
-        for field, names in (("candidates", policy.candidates or ()), ("exclude", policy.exclude)):
-            for name in names:
-                if name not in models:
-                    near = difflib.get_close_matches(name, models, 1)
-                    hint = f", did you mean {near[0]}?" if near else ""
-                    _say(f"policy {policy.name}: {field} names {name!r}, which is no model of the artifact{hint}")
 
 
 def _listed(text: str | None) -> list[str] | None:
