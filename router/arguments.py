@@ -73,6 +73,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def tokens(text: str) -> int:
+    """Return a number of tokens, 0 to 100,000,000 as over HTTP."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) > 100_000_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 100,000,000, got {text}")
+    return int(text)
+
+
 def names(text: str | None) -> tuple[str, ...] | None:
     """Read a list of names, ``A,B``; None where the option was left out."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -30,6 +30,8 @@ COLUMNS = (
     "locality",
     "region",
 )
+# What requests need without saying so, of what a published catalogue may leave out.
+IMPLIED = ("vision", "tools", "json")
 FROM = {"litellm": "LiteLLM's model_prices_and_context_window.json", "models-dev": "a snapshot of models.dev"}
 CODES_HELP = "codes of doubtful prices:\n" + "\n".join(f"  {code:<24}{meaning}" for code, meaning in CODES.items())
 
@@ -130,9 +132,24 @@ def _remarks(given: GivenProfiles) -> Iterable[str]:
     implied = [name for name, said in given.said.items() if "modalities" in said and "capabilities" not in said]
     if implied:
         yield f"note       modalities without capabilities, taken to have no others: {', '.join(implied)}"
+    yield from _unnamed(one.capabilities for one in given.values())
     unpriced = [one.name for one in given.values() if not one.is_priced]
     if unpriced:
         yield f"note       no price: {', '.join(unpriced)}"
+
+
+def _unnamed(said: Iterable[Sequence[str] | None]) -> Iterable[str]:
+    """Yield a remark on what requests imply and no model is said to have, though all say what they have."""
+    stated = list(said)
+    if not stated or None in stated:
+        return
+    named = {capability for one in stated for capability in one or ()}
+    missing = [one for one in IMPLIED if one not in named]
+    if missing:
+        yield (
+            f"note       no model names {', '.join(missing)}: requests that need "
+            f"{'it' if len(missing) == 1 else 'one of them'} are refused (422) until a profile does"
+        )
 
 
 def _print_unmatched(what: str, names: Sequence[str], others: Iterable[str]) -> None:
@@ -193,6 +210,8 @@ def _print_report(args: argparse.Namespace, found: ProfileImport, report: JsonOb
     print(f"wrote      {args.out}: " + ", ".join(f"{number} {what}" for what, number in report["written"].items()))
     for one in found.left_out:
         print(f"no price   {one.key}: {one.code}: {one.detail}")
+    for line in _unnamed(one.offers[0].capabilities for one in found.models):
+        print(line)
     for name, near in found.missing.items():
         print(f"not found  {name}{_hint(near)}")
 

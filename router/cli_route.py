@@ -1,16 +1,21 @@
 """``whichmodel route``: a prompt, or a file of them, to a decision, with the reasons for people."""
 
 import argparse
+import difflib
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from router.arguments import amount, budget_ms, names, share
+from router.arguments import amount, budget_ms, names, share, tokens
+from router.errors import ConfigError
+from router.misnamed import misnamed
 from router.needs import Hints, needs_of
+from router.policies import PolicyBook
 from router.profiles import read_profiles
 from router.prompt_lines import read_prompts
 from router.router import Router
+from router.service.config import read_policies
 from router.types import STRATEGIES, Decision, Flip, Policy
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -20,6 +25,7 @@ EPILOG = """with --input, FILE holds one JSON object per line, {"prompt": "..."}
 examples:
   whichmodel route models/v1 "Fix this SQL query" --explain
   whichmodel route models/v1 "Summarise this contract" --profiles profiles.yaml --local-only --require tools
+  whichmodel route models/v1 "Summarise this contract" --config whichmodel.toml --policy legal
   whichmodel route models/v1 --input prompts.jsonl --strategy cheap | jq -r .model
 """
 
@@ -38,10 +44,13 @@ def add_route(commands: Any, command: Command) -> None:
         "--latency-budget-ms", type=budget_ms, default=50.0, metavar="MS", help="1 to 10,000; default 50"
     )
     route.add_argument("--json", action="store_true", help="print each decision as one JSON line")
+    named = route.add_argument_group("a policy of the service, which the options below can only tighten")
+    named.add_argument("--config", metavar="FILE", help="the service's TOML file of settings and policies")
+    named.add_argument("--policy", metavar="NAME", help="its table [policies.NAME]")
     _add_constraints(route.add_argument_group("constraints, which always hold"))
     _add_preferences(route.add_argument_group("preferences between what is left"))
     hints = route.add_argument_group("what the prompt does not show")
-    hints.add_argument("--context-tokens", type=int, default=0, metavar="N", help="length of all that is to be read")
+    hints.add_argument("--context-tokens", type=tokens, default=0, metavar="N", help="length of all that is to be read")
     hints.add_argument("--has-images", action="store_true", help="images come with it: only models with vision")
     hints.add_argument("--has-tools", action="store_true", help="tools come with it: only models that call tools")
 
@@ -70,9 +79,14 @@ def _add_preferences(group: Any) -> None:
     group.add_argument(
         "--min-gain",
         type=share,
-        default=0.0,
         metavar="SHARE",
         help="lead in utility, 0 to 1, below which the best fixed model answers (default 0)",
+    )
+    group.add_argument(
+        "--explore-share",
+        type=share,
+        metavar="SHARE",
+        help="share of decisions that take any allowed model (default 0)",
     )
     group.add_argument("--route-anyway", action="store_true", help="route even where the verdict is not ROUTE")
     group.add_argument("--fallback", metavar="MODEL", help="answer with it when nothing is left, instead of an error")
@@ -85,11 +99,36 @@ def _route(args: argparse.Namespace) -> int:
     if args.strategy is not None and args.willingness_to_wait_ms is not None:
         print("whichmodel route: --strategy and --willingness-to-wait-ms exclude each other", file=sys.stderr)
         return 2
+    if (args.config is None) != (args.policy is None):
+        print("whichmodel route: --config FILE and --policy NAME go together", file=sys.stderr)
+        return 2
     profiles = read_profiles(args.profiles) if args.profiles else None
+    policy = _policy(args)
     router = Router.load(args.artifact)
     if profiles is not None:
         router.use_profiles(profiles)
-    policy = Policy(
+    for line in misnamed([policy], router.artifact.models):
+        print(f"whichmodel: {line}", file=sys.stderr)
+    hints = Hints(args.context_tokens, args.has_images, args.has_tools)
+    prompts = [args.prompt] if args.input is None else (prompt for _, prompt in read_prompts(args.input))
+    for prompt in prompts:
+        needs = needs_of(prompt, hints=hints)
+        decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms, needs=needs)
+        if args.json or args.input is not None:
+            print(json.dumps(decision.to_json(explain=args.explain), ensure_ascii=False, allow_nan=False), flush=True)
+        else:
+            print(render_decision(decision, explain=args.explain))
+    return 0
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """Return the policy of the options, under the one of the configuration that is named, as if that were bound.
+
+    Raises:
+        ConfigError: the configuration is wrong, or has no policy of this name.
+        PolicyError: the two exclude each other.
+    """
+    own = Policy(
         candidates=names(args.candidates),
         exclude=names(args.exclude) or (),
         require=names(args.require) or (),
@@ -102,20 +141,23 @@ def _route(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         willingness_to_pay_usd=args.willingness_to_pay_usd,
         willingness_to_wait_ms=args.willingness_to_wait_ms,
-        min_gain=args.min_gain,
+        min_gain=args.min_gain or 0.0,
+        explore_share=args.explore_share or 0.0,
         route_anyway=args.route_anyway,
         fallback=args.fallback,
     )
-    hints = Hints(args.context_tokens, args.has_images, args.has_tools)
-    prompts = [args.prompt] if args.input is None else (prompt for _, prompt in read_prompts(args.input))
-    for prompt in prompts:
-        needs = needs_of(prompt, hints=hints)
-        decision = router.route(prompt, policy, latency_budget_ms=args.latency_budget_ms, needs=needs)
-        if args.json or args.input is not None:
-            print(json.dumps(decision.to_json(explain=args.explain), ensure_ascii=False, allow_nan=False), flush=True)
-        else:
-            print(render_decision(decision, explain=args.explain))
-    return 0
+    if args.policy is None:
+        return own
+    known = read_policies(args.config).policies
+    if args.policy not in known:
+        near = difflib.get_close_matches(args.policy, known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        wanted = f"expected one of {', '.join(known)}" if known else "it has no table [policies.NAME]"
+        raise ConfigError(f"{args.config}: no policy has the name {args.policy!r}: {hint}{wanted}")
+    # A preference at its default is stated, too: it takes the place of the configured one.
+    given = {name for name in ("min_gain", "explore_share") if getattr(args, name) is not None}
+    given |= {"route_anyway"} if args.route_anyway else set()
+    return PolicyBook(known, default=args.policy).resolve(own, given=frozenset(given))[0]
 
 
 def render_decision(decision: Decision, *, explain: bool) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from router.artifact import RouterArtifact, load_artifact
 from router.errors import ConfigError
+from router.misnamed import misnamed
+from router.policies import PolicyBook
 from router.profiles import read_profiles
 from router.service.auth import check_bind
 from router.service.config import Config, misspelt_variables, read_config
@@ -84,7 +86,10 @@ def _serve(args: argparse.Namespace) -> int:
     from router.service.reloads import load_router
     from router.service.server import serve
 
-    serve(load_router(settings), settings, announce=lambda line: print(line, flush=True))
+    router = load_router(settings)
+    for line in _doubts(settings.policies, router.artifact):
+        print(f"whichmodel: {line}", file=sys.stderr)
+    serve(router, settings, announce=lambda line: print(line, flush=True))
     return 0
 
 
@@ -98,13 +103,21 @@ def _check(config: Config) -> int:
     if profiles is not None:
         print(_about_profiles(profiles, artifact))
     if artifact is not None:
-        for task in sorted({one.task for one in settings.policies.bindings if one.task} - set(artifact.intents)):
-            print(f"task {task!r} is no intent of the artifact: policies are bound to it where a request names it")
+        for line in _doubts(settings.policies, artifact):
+            print(line)
     if artifact is None:
         print("ok: the settings are in order; no artifact was named")
     else:
         print(f"ok: the settings are in order; artifact {artifact.id} is whole, its verdict {artifact.verdict.label}")
     return 0
+
+
+def _doubts(policies: PolicyBook, artifact: RouterArtifact) -> list[str]:
+    """Return what policies and bindings name that the artifact does not know: in order, and hardly what was meant."""
+    lines = misnamed(policies.policies.values(), artifact.models)
+    for task in sorted({one.task for one in policies.bindings if one.task} - set(artifact.intents)):
+        lines.append(f"task {task!r} is no intent of the artifact: policies are bound to it where a request names it")
+    return lines
 
 
 def _about_profiles(profiles: Mapping[str, ModelProfile], artifact: RouterArtifact | None) -> str:

@@ -5,8 +5,7 @@ import difflib
 import json
 import math
 import sys
-import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from router.artifact import load_artifact
 from router.deadline import now_ms
 from router.encoder import TIERS
 from router.errors import ConfigError
+from router.misnamed import misnamed
 from router.profiles import read_profiles
+from router.service.config import read_policies as read_book
 from router.types import STRATEGIES, Policy
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -59,7 +60,9 @@ def add_whatif(commands: Any, command: Command, add_log_options: AddOptions, loa
     whatif.add_argument(
         "--policy", action="append", required=True, metavar="POLICY", help="a policy to replay (repeatable); see below"
     )
-    whatif.add_argument("--config", metavar="FILE", help="TOML file with the policies that are given by name")
+    whatif.add_argument(
+        "--config", metavar="FILE", help="the service's TOML file, with the policies that are given by name"
+    )
     whatif.add_argument("--profiles", metavar="FILE", help="profiles of models, laid over the artifact's")
     whatif.add_argument("--tier", choices=TIERS, help="decide by this tier of the artifact (default: its best)")
     whatif.add_argument("--sample", type=count, metavar="N", help="replay N of the prompts, drawn at random")
@@ -82,7 +85,8 @@ def _whatif(args: argparse.Namespace, load_log: LoadLog, bars: Bars) -> int:
     if args.out is not None:
         check_directory(args.out)
     artifact = load_artifact(args.artifact).only(args.tier)
-    _say_unknown_models(policies, artifact.models)
+    for line in misnamed(policies, artifact.models):
+        _say(line)
     unnamed = args.format is None and all(holds_prompts_alone(one, _listed(args.models)) for one in args.sources)
     if args.format == PROMPTS or unnamed:
         prompts = prompts_of_lines(args.sources)
@@ -91,16 +95,22 @@ def _whatif(args: argparse.Namespace, load_log: LoadLog, bars: Bars) -> int:
         prompts = prompts_of_log(load_log(args), artifact)
     if prompts.refused:
         _say(f"{len(prompts.refused)} rows refused; the first: {prompts.refused[0]}")
-    n_in_log = len(prompts)
     if args.sample is not None:
         prompts = prompts.sample(args.sample, args.seed)
-        _say(f"sampled {len(prompts):,} of {n_in_log:,} prompts (seed {args.seed})")
+        _say(f"sampled {len(prompts):,} of {prompts.n_in_log:,} prompts (seed {args.seed})")
     began = now_ms()
     with bars() as shown:
         done = replay(artifact, prompts.asked, policies, profiles=profiles, progress=shown.show, seed=args.seed)
     took_s = (now_ms() - began) / 1e3
     _say(f"{len(done):,} prompts replayed under {len(policies)} policies in {took_s:.1f} s, {len(done) / took_s:.0f}/s")
-    found = what_if(done, artifact_id=artifact.id, verdict=artifact.verdict, table=prompts.table, n_in_log=n_in_log)
+    found = what_if(
+        done,
+        artifact_id=artifact.id,
+        verdict=artifact.verdict,
+        table=prompts.table,
+        n_in_log=prompts.n_in_log,
+        seed=args.seed,
+    )
     print(render(found))
     if args.out is not None:
         print(f"wrote {write_page(args.out, found, done)}")
@@ -115,7 +125,7 @@ def read_policies(texts: Sequence[str], config: str | Path | None = None) -> lis
     Raises:
         ConfigError: a policy is unknown, is not understood or has the name of another; or the file cannot be read.
     """
-    tables = {} if config is None else policy_tables(config)
+    tables = {} if config is None else read_book(config).policies
     policies = [_policy(text, tables, config) for text in texts]
     if len(policies) == 1:
         policies.insert(0, Policy(name=NO_POLICY))
@@ -126,25 +136,7 @@ def read_policies(texts: Sequence[str], config: str | Path | None = None) -> lis
     return policies
 
 
-def policy_tables(path: str | Path) -> dict[str, Mapping[str, Any]]:
-    """Return the tables [policies.NAME] of a TOML file, by name and unchecked.
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML, or its ``policies`` is no table.
-    """
-    try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: the configuration cannot be read: {exc}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{path}: not TOML: {exc}") from exc
-    tables = document.get("policies", {})
-    if not isinstance(tables, dict):
-        raise ConfigError(f"{path}: policies is {tables!r}: expected tables, [policies.NAME]")
-    return {name: table for name, table in tables.items() if isinstance(table, dict)}
-
-
-def _policy(text: str, tables: Mapping[str, Mapping[str, Any]], config: str | Path | None) -> Policy:
+def _policy(text: str, tables: Mapping[str, Policy], config: str | Path | None) -> Policy:
     where = f"--policy {text}"
     if text.lstrip().startswith("{"):
         try:
@@ -156,7 +148,7 @@ def _policy(text: str, tables: Mapping[str, Mapping[str, Any]], config: str | Pa
             raise ConfigError(f"{where}: name: expected a text, got {label!r}")
         return policy_from(raw, label, where)
     if text in tables:
-        return policy_from(tables[text], text, f"{config}: policies.{text}")
+        return tables[text]
     head, equals, _ = text.partition("=")
     label, colon, rest = text.partition(":") if ":" in head else ("", "", text)
     if colon or equals:
@@ -186,7 +178,7 @@ def _inline(text: str, where: str) -> dict[str, str]:
 
 
 def policy_from(raw: Mapping[str, Any], label: str, where: str) -> Policy:
-    """Return the policy of these fields, whose values are those of JSON or TOML, or texts as on the command line.
+    """Return the policy of these fields, whose values are those of JSON, or texts as on the command line.
 
     Raises:
         ConfigError: a field is unknown or its value is not what it should be; ``where`` is named.
@@ -237,17 +229,6 @@ def _amount(value: Any, where: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{where}: expected a finite number, got {value!r}")
     return number
-
-
-def _say_unknown_models(policies: Sequence[Policy], models: Collection[str]) -> None:
-    """Warn of names that are no model of the artifact: a policy that misspells one allows or excludes nothing by it."""
-    for policy in policies:
-        for field, names in (("candidates", policy.candidates or ()), ("exclude", policy.exclude)):
-            for name in names:
-                if name not in models:
-                    near = difflib.get_close_matches(name, models, 1)
-                    hint = f", did you mean {near[0]}?" if near else ""
-                    _say(f"policy {policy.name}: {field} names {name!r}, which is no model of the artifact{hint}")
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -128,8 +128,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """A replay in numbers. n_in_log: prompts before sampling. n_trained_on: those that are training rows, word for
-    word. intents_from: 'log', 'neighbours' or 'none'.
+    """A replay in numbers. n_in_log: prompts before sampling. seed: of the sample and of exploration. n_trained_on:
+    prompts that are training rows, word for word. intents_from: 'log', 'neighbours' or 'none'.
     """
 
     artifact_id: str
@@ -137,6 +137,7 @@ class WhatIf:
     verdict: Verdict
     n_prompts: int
     n_in_log: int
+    seed: int
     n_trained_on: int
     intents_from: str
     policies: tuple[PolicyLine, ...]
@@ -145,15 +146,21 @@ class WhatIf:
 
     def to_json(self) -> JsonObject:
         """Return the content of whatif.json, without prompts."""
-        return {"note": EXPECTATIONS, **asdict(self), "n_draws": N_DRAWS, "seed": SEED}
+        return {"note": EXPECTATIONS, **asdict(self), "n_draws": N_DRAWS, "interval_seed": SEED}
 
 
 def what_if(
-    done: Replay, *, artifact_id: str, verdict: Verdict, table: Table | None = None, n_in_log: int | None = None
+    done: Replay,
+    *,
+    artifact_id: str,
+    verdict: Verdict,
+    table: Table | None = None,
+    n_in_log: int | None = None,
+    seed: int = SEED,
 ) -> WhatIf:
     """Return what the policies do, and what each but the first changes against it.
 
-    table: the outcomes of the same prompts, row by row.
+    table: the outcomes of the same prompts, row by row. seed: what the sample and exploration were drawn with.
     """
     codes, names, source = done.intents, done.intent_names, "neighbours"
     if table is not None and (table.intents >= 0).any():
@@ -166,6 +173,7 @@ def what_if(
         verdict=verdict,
         n_prompts=len(done),
         n_in_log=len(done) if n_in_log is None else n_in_log,
+        seed=seed,
         n_trained_on=int(done.trained_on.sum()),
         intents_from=source,
         policies=tuple(_policy_line(done, nth) for nth in range(len(done.policies))),

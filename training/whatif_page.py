@@ -60,7 +60,7 @@ def warnings(found: WhatIf) -> list[str]:
     """Return what to know before the numbers: of the sample, of training rows, of a verdict that stops routing."""
     lines = []
     if found.n_prompts < found.n_in_log:
-        lines.append(f"A sample: {found.n_prompts:,} of the log's {found.n_in_log:,} prompts.")
+        lines.append(f"A sample: {found.n_prompts:,} of the log's {found.n_in_log:,} prompts (seed {found.seed}).")
     if found.n_trained_on:
         lines.append(
             f"{found.n_trained_on:,} of {found.n_prompts:,} prompts are training rows of the artifact: their own"
@@ -312,6 +312,7 @@ def _made(found: WhatIf) -> str:
         ("artifact", f"{found.artifact_id or '(unwritten)'}, {found.tier} tier"),
         ("verdict in training", found.verdict.text),
         ("prompts", f"{found.n_prompts:,} of {found.n_in_log:,}"),
+        ("sample and exploration", f"seed {found.seed}"),
         ("intervals", f"{N_DRAWS} resamples of prompts (seed {SEED}), near-duplicates together"),
     ]
     table = table_html([("", lambda one: one[0]), ("", lambda one: one[1])], facts, n_text=1, prompt_column=1)

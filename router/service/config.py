@@ -105,6 +105,18 @@ def read_config(file: str | Path | None, environ: Mapping[str, str], options: Ma
     return Config(Settings(**values), sources)
 
 
+def read_policies(file: str | Path) -> PolicyBook:
+    """Return the policies of a server's file and whom they are bound to; the keys in force need not be known for it.
+
+    Raises:
+        ConfigError: as ``read_config``, of what stands in the file.
+    """
+    content = _Content.read(Path(file))
+    for _ in _settings_of(content):  # what the server would refuse is no configuration here, either
+        pass
+    return _book_of(content, None)
+
+
 def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     """Return one line for every variable that looks like a setting and is none; what is far from all is not ours."""
     known = [*(one.variable for one in SETTINGS), KEYS_VARIABLE]
@@ -189,8 +201,11 @@ def _settings_of(file: _Content) -> Iterator[tuple[str, Any, str]]:
             yield setting.name, file.path.parent / kept if setting.kind is Path else kept, f"file {at}"
 
 
-def _book_of(file: _Content, keys: ApiKeys) -> PolicyBook:
-    """Return the policies of a file and whom they are bound to. keys: those in force, wherever they came from."""
+def _book_of(file: _Content, keys: ApiKeys | None) -> PolicyBook:
+    """Return the policies of a file and whom they are bound to.
+
+    keys: those in force, wherever they came from; None: bindings may name any.
+    """
     tables = file.document.get(POLICIES, {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{file.place(POLICIES)}: {POLICIES} is a value: expected tables, [{POLICIES}.NAME]")
@@ -255,7 +270,7 @@ def _wanted(message: str) -> str:
     return message
 
 
-def _binding(file: _Content, nth: int, table: Any, policies: Mapping[str, Policy], keys: ApiKeys) -> Binding:
+def _binding(file: _Content, nth: int, table: Any, policies: Mapping[str, Policy], keys: ApiKeys | None) -> Binding:
     known, where = ("policy", *CONDITIONS), f"{BINDINGS}[{nth}]"
     if not isinstance(table, dict):
         raise ConfigError(f"{file.place(BINDINGS, nth)}: {where} is no table: expected [[{BINDINGS}]]")
@@ -277,7 +292,7 @@ def _binding(file: _Content, nth: int, table: Any, policies: Mapping[str, Policy
             f"{file.place(BINDINGS, nth)}: {where} binds everybody: expected one of {', '.join(CONDITIONS)}; "
             f"[{POLICIES}] {DEFAULT} = NAME is for whom no binding names"
         )
-    if "key" in table and table["key"] not in keys.names:
+    if keys is not None and "key" in table and table["key"] not in keys.names:
         raise ConfigError(unknown_key(f"{file.place(BINDINGS, nth, 'key')}: {where}.key", keys))
     return Binding(**table)
 

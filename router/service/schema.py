@@ -387,7 +387,10 @@ class ErrorContent(WireModel):
 
 
 class ErrorAnswer(WireModel):
-    """Every answer that is not 200; nothing of the request is repeated in it."""
+    """Every answer that is not 200; the prompt is never repeated in it, nor a field's wrong value.
+
+    A 422 of type ``policy`` names constraints and a few of the request's own capability, role or region names.
+    """
 
     error: ErrorContent
 

@@ -381,3 +381,30 @@ def test_prices_of_well_known_models(published: Path, tmp_path: Path) -> None:
         for keys, prices in WELL_KNOWN.items():
             first = profiles[keys[place]].endpoints[0]
             assert (first.name, first.usd_per_mtok_in, first.usd_per_mtok_out) == (keys[place], *prices)
+
+
+@pytest.mark.parametrize(
+    ("said", "remark"),
+    [
+        ("[vision, tools]", "no model names json: requests that need it are refused (422)"),
+        ("[]", "no model names vision, tools, json: requests that need one of them are refused (422)"),
+        ("[vision, tools, json]", None),
+        (None, None),
+    ],
+)
+def test_what_no_model_is_said_to_have_is_told(
+    tmp_path: Path, capsys: Any, said: str | None, remark: str | None
+) -> None:
+    """Of what requests imply: a model that says nothing of its capabilities would take them all the same."""
+    lines = ["a:", "  capabilities: []", "b:", "  roles: []" if said is None else f"  capabilities: {said}"]
+    (tmp_path / "p.yaml").write_text("\n".join(lines))
+    assert main(["profiles", "check", str(tmp_path / "p.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert ("no model names" in printed) is (remark is not None) and (remark or "") in printed
+
+
+def test_an_import_tells_it_too(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(MODELS_DEV))
+    options = ["models-dev", str(tmp_path / "c.json"), "--all", "--out", str(tmp_path / "p.yaml")]
+    assert main(["profiles", "import", *options]) == 0
+    assert "note       no model names json: requests that need it are refused (422)" in capsys.readouterr().out

@@ -396,13 +396,13 @@ def test_every_form_of_a_policy(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
         '[server]\nport = 1\n[policies]\ndefault = "l"\n'
         '[policies.l]\nstrategy = "private"\nrequire = ["vision", "tools"]\n'
-        'local_only = true\nmax_cost_usd = 0.01\ncandidates = ["a", "b"]\nregion = "eu"\nrole = "r"\n'
-        '["policies"."x:y"]\nexclude = []\n'
+        'local_only = true\nmax_cost_usd = 0.01\ncandidates = ["a", "b"]\nregion = ["eu"]\nrole = "r"\n'
+        '["policies"."x.y"]\nexclude = []\n[[bindings]]\npolicy = "l"\nkey = "unknown here"\n'
     )
     as_json = json.dumps({"name": "l", **{name: getattr(wanted, name) for name in FIELDS if getattr(wanted, name)}})
     for one, config in ((text, None), ("l", tmp_path / "c.toml"), (as_json, None)):
         assert read_policies([one], config) == [Policy(name=NO_POLICY), wanted]
-    assert read_policies(["x:y", "now:"], tmp_path / "c.toml") == [Policy(name="x:y"), Policy(name="now")]
+    assert read_policies(["x.y", "now:"], tmp_path / "c.toml") == [Policy(name="x.y"), Policy(name="now")]
     assert read_policies(["strategy=fast", "candidates=m:7b"]) == [
         Policy(name="strategy=fast", strategy="fast"),
         Policy(name="candidates=m:7b", candidates=("m:7b",)),
@@ -486,7 +486,9 @@ def test_names_of_policies_differ(text: str) -> None:
         read_policies([text] if text == "no policy:" else [text, text])
 
 
-@pytest.mark.parametrize("content", ["policies = 3", "[policies", "\udcff", None])
+@pytest.mark.parametrize(
+    "content", ["policies = 3", "[policies", "\udcff", "[policies.cheap]\nregion = 3", "[server]\nprt = 1", None]
+)
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "c.toml").write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -543,6 +545,17 @@ def test_the_command_replays_a_log(
     # Another page in its place leaves no plot of the first one behind.
     assert main(["whatif", directory, log, "--policy", "x:", "--policy", "y:", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"index.html", "whatif.json", "shares.png", "cost-quality.png"}
+
+
+def test_the_seed_of_the_sample_is_said(
+    directory: str, log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page"
+    assert main(["whatif", directory, log, *TWO, "--sample", "12", "--seed", "7", "--out", str(out)]) == 0
+    assert "A sample: 12 of the log's 60 prompts (seed 7)." in capsys.readouterr().out
+    found = json.loads((out / "whatif.json").read_text())
+    assert (found["seed"], found["interval_seed"]) == (7, 0)
+    assert re.search("sample and exploration(<[^>]*>|\\s)*seed 7<", (out / "index.html").read_text())
 
 
 def test_the_same_command_says_the_same(directory: str, log: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -395,6 +395,18 @@ class TestCheckConfig:
         assert main(["serve", "--check-config", "--config", str(path), *keys]) == 1
         assert "did you mean region?" in capsys.readouterr().err
 
+    def test_models_that_policies_misspell_are_told_at_the_check_and_at_the_start(
+        self, artifact: RouterArtifact, tmp_path, monkeypatch, capsys
+    ) -> None:
+        artifact.write(tmp_path / "live")
+        path = write(tmp_path, '[server]\nartifact = "live"\n[policies.small]\nfallback = "guide-smal"\n')
+        told = "policy small: fallback names 'guide-smal', which is no model of the artifact, did you mean guide-small?"
+        assert main(["serve", "--check-config", "--config", str(path)]) == 0
+        assert told in capsys.readouterr().out.splitlines()
+        monkeypatch.setattr("router.service.server.serve", lambda router, *_, **__: router.close())
+        assert main(["serve", "--config", str(path)]) == 0
+        assert f"whichmodel: {told}" in capsys.readouterr().err.splitlines()
+
     @pytest.mark.parametrize(
         ("text", "options", "message"),
         [

@@ -87,14 +87,16 @@ def sample() -> str:
         for one in (one for one in SETTINGS if one.table == table):
             lines.append(f"# {one.help} ({allowed(one).replace('`', '')})")
             examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt", "profiles": "profiles.yaml"}
+            examples["feedback_store"] = "feedback.db"
+            name = one.key.partition(".")[2]
             unset = one.default is None
-            lines.append(f"{'# ' if unset else ''}{one.name} = {toml(examples[one.name] if unset else one.default)}\n")
+            lines.append(f"{'# ' if unset else ''}{name} = {toml(examples[one.name] if unset else one.default)}\n")
     return "\n".join(lines).rstrip() + "\n" + SAMPLE_POLICIES
 
 
 def test_every_path_is_named(client: Client) -> None:
     paths = {route.path for route in client.app.routes if isinstance(route, Route)} - {"/docs/oauth2-redirect"}
-    assert paths == set(re.findall(r"`(?:GET|POST) (/[\w.]+)`", PAGE))
+    assert paths == set(re.findall(r"`(?:GET|POST) (/[\w./]+)`", PAGE))
 
 
 def test_every_field_is_named() -> None:
@@ -242,8 +244,9 @@ def test_the_examples_work(client: Client) -> None:
     assert len(requests) == 3
     for request in requests:
         assert client.route(request.encode()).status == 200
-    answer, error = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+    answer, error, reloaded = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
     RouteAnswer.model_validate(answer)
+    schema.ReloadAnswer.model_validate(reloaded)
     assert (
         client.route({"prompt": "x", "latency_budget_ms": "x"}).json == ErrorAnswer.model_validate(error).model_dump()
     )
