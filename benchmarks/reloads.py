@@ -3,7 +3,8 @@
 Two versions of one artifact, of disjoint names of models, go live in turns by ``publish`` and POST /admin/reload, once
 for an artifact of the static tier and once for one of both. One run has two phases: steady, and reloading. No request
 may fail; no answer may have a model that the artifact it names does not know; and of the requests that were under way
-while the server loaded, p99 may be at most 1.5 times that of the steady phase. Publishing, which verifies the version
+while the server loaded, p99 may be at most 1.5 times that of the steady phase; those between two reloads tell how much
+of it is the machine's weather. Publishing, which verifies the version
 in this process, waits for everybody else.
 """
 
@@ -54,7 +55,7 @@ class Replacements:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--reloads", type=int, default=200, help="of each artifact (default 200)")
-    arguments.add_argument("--every-s", type=float, default=1.0, help="from one reload to the next (default 1)")
+    arguments.add_argument("--every-s", type=float, default=1.5, help="from one reload to the next (default 1.5)")
     arguments.add_argument("--steady-s", type=float, default=60.0, help="length of the steady phase (default 60)")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", choices=ENCODERS, help="one kind of artifact, instead of both")
@@ -119,6 +120,7 @@ def measured(home: Path, prefixes: dict[str, str], args: argparse.Namespace) -> 
     return {
         **numbers,
         "reload_problems": replaced.problems,
+        "load_average": os.getloadavg()[1],
         "server_rss_mib": watch.memory_mib(0, start_s, end_s),
         "server_cpu": {
             "steady": watch.cpu_share(0, answers.started_s, start_s),
@@ -151,7 +153,7 @@ def compared(
     """Return the numbers of the steady requests, and of those that were under way during a reload."""
     during = overlapping(answers, spans_s)
     took_s = [end - begin for begin, end in spans_s]
-    parts = {"steady": phase == STEADY, "reloading": phase == RELOADING, "during": during}
+    parts = {"steady": phase == STEADY, "during": during, "between": (phase == RELOADING) & ~during}
     found = {name: of_part(answers, which) for name, which in parts.items()}
     n_mixed = sum(
         not model.startswith(prefixes.get(artifact, "?"))
@@ -160,7 +162,7 @@ def compared(
     )
     ratios = {
         name: (found[name]["latency_ms"]["p99"] or np.inf) / (found["steady"]["latency_ms"]["p99"] or np.nan)
-        for name in ("reloading", "during")
+        for name in ("during", "between")
     }
     return {
         **found,
@@ -197,7 +199,7 @@ def proves(one: dict[str, Any]) -> bool:
 
 
 def say(encoder: str, one: dict[str, Any]) -> None:
-    for name in ("steady", "reloading", "during"):
+    for name in ("steady", "during", "between"):
         times = one[name]["latency_ms"]
         tiers = ", ".join(f"{tier} {part:.2f}" for tier, part in one[name]["tiers_of_answered"].items() if part)
         print(

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from router.files import (
     Folder,
     check_arrays,
     json_bytes,
+    no_pause,
     npy_bytes,
     parse_array,
     parse_json,
@@ -240,8 +241,13 @@ def check_target(directory: str | Path) -> None:
         raise ArtifactError(f"{target}: is a file; expected a directory to write the artifact to")
 
 
-def load_artifact(directory: str | Path, *, loaded: Sequence[OnnxEncoder] = ()) -> RouterArtifact:
-    """Read and verify an artifact. loaded: encoders to be used in place of the same bytes; the canaries are asked anew.
+def load_artifact(
+    directory: str | Path, *, loaded: Sequence[OnnxEncoder] = (), pause: Callable[[], object] = no_pause
+) -> RouterArtifact:
+    """Read and verify an artifact.
+
+    loaded: encoders to be used in place of the same bytes; the canaries are asked anew. pause: called between steps of
+    a few milliseconds, to let others work.
 
     Raises:
         ArtifactError: a file is missing, altered, of the wrong shape or made by another encoder or code; the file is
@@ -250,13 +256,14 @@ def load_artifact(directory: str | Path, *, loaded: Sequence[OnnxEncoder] = ()) 
     """
     with Folder(directory) as folder:
         root, manifest = folder.root, _read_manifest(folder)
-        contents = {
-            name: folder.read(name, at_most=_most_bytes(name, manifest["n_rows"]), entry=entry)
-            for name, entry in manifest["files"].items()
-        }
+        contents = {}
+        for name, entry in manifest["files"].items():
+            contents[name] = folder.read(name, at_most=_most_bytes(name, manifest["n_rows"]), entry=entry)
+            pause()
     # Before anything else is parsed: what was altered must not reach a parser, least of all that of networks.
     ids = _encoder_ids(manifest)
     canaries = read_canaries(contents, ids, root)
+    pause()
     encoders = {tier: one for tier, own in ids.items() for one in loaded if one.id == own}
     arrays = {name: parse_array(contents[name], *form, root / name) for name, form in ARRAYS.items()}
     learned = parse_json(contents[LEARNED], root / LEARNED)
@@ -264,11 +271,15 @@ def load_artifact(directory: str | Path, *, loaded: Sequence[OnnxEncoder] = ()) 
         artifact = _assemble(arrays, learned, contents, manifest, root, encoders)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as exc:
         raise ArtifactError(f"{root / LEARNED}: {exc!r}") from exc
+    pause()
     _check_shapes(artifact, root)
     _check_numbers(artifact, root)
     _check_intents(artifact, root)
     _check_said(artifact, manifest, root)
-    check_canaries(canaries, artifact.tiers, artifact.template, artifact.models, artifact.best_fixed, root / CANARIES)
+    pause()
+    check_canaries(
+        canaries, artifact.tiers, artifact.template, artifact.models, artifact.best_fixed, root / CANARIES, pause
+    )
     return artifact
 
 

@@ -5,7 +5,7 @@ this machine and these libraries no longer do with the very same bytes what trai
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from router.errors import ArtifactError
 from router.estimate import estimate
 from router.features import surface_features_of
-from router.files import parse_json
+from router.files import no_pause, parse_json
 from router.index import Hits, NeighborIndex, round_points
 from router.prompt import Template
 from router.tier import Tier
@@ -143,8 +143,9 @@ def check_canaries(
     models: Sequence[str],
     best_fixed: str,
     path: Path,
+    pause: Callable[[], object] = no_pause,
 ) -> None:
-    """Ask every tier the canaries again, and compare.
+    """Ask every tier the canaries again, and compare. pause: called after each prompt, to let others work.
 
     Raises:
         ArtifactError: an answer is another one; the tier, the prompt and what differs are named.
@@ -159,14 +160,17 @@ def check_canaries(
             known = _parse(stored[tier.name], models, tier.vectors.shape[1])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise ArtifactError(f"{where}: not the answers to {len(PROMPTS)} prompts: {exc!r}") from exc
-        n_tokens, points = _encoded(tier, template)
+        n_tokens, points = _encoded(tier, template, pause)
         for nth, prompt in enumerate(PROMPTS):
             if n_tokens[nth] != known.n_tokens[nth]:
                 raise _another(where, prompt, "number of tokens", known.n_tokens[nth], n_tokens[nth])
             cosine = _cosine(known.points[nth], points[nth])
             if not cosine >= MIN_COSINE:
                 raise _another(where, prompt, "point", f"a cosine of at least {MIN_COSINE}", f"{cosine:.4f}")
-        _compare(known, _answered(tier, known.n_tokens, known.points, fixed), models, where)
+        answers = _answered(tier, known.n_tokens, known.points, fixed)
+        pause()
+        _compare(known, answers, models, where)
+        pause()
 
 
 def _has_fingerprint(name: str) -> bool:
@@ -186,10 +190,15 @@ def _answers(tier: Tier, template: Template, fixed: int) -> Answers:
     return _answered(tier, *_encoded(tier, template), fixed)
 
 
-def _encoded(tier: Tier, template: Template) -> tuple[list[int], NDArray[np.int8]]:
+def _encoded(
+    tier: Tier, template: Template, pause: Callable[[], object] = no_pause
+) -> tuple[list[int], NDArray[np.int8]]:
     """Return the length of PROMPTS in tokens, and their points."""
     cores = [template.strip(one) for one in PROMPTS]
-    encodings = [tier.encoder.encode(one) for one in cores]
+    encodings = []
+    for one in cores:
+        encodings.append(tier.encoder.encode(one))
+        pause()
     points = tier.space.place_all(np.stack([one.vector for one in encodings]), surface_features_of(cores))
     return [one.n_tokens for one in encodings], round_points(points)
 

@@ -15,6 +15,7 @@ from router.deadline import Deadline, now_ms
 from router.encoder import ONNX_ERRORS, Encoding
 from router.errors import ConfigError, PolicyError, PromptError
 from router.features import surface_features
+from router.files import no_pause
 from router.forecast import Forecast
 from router.needs import needs_of
 from router.profiles import merged
@@ -75,6 +76,7 @@ class Router:
         max_sessions: int = DEFAULT_MAX_SESSIONS,
         session_ttl_ms: float = DEFAULT_SESSION_TTL_MS,
         before: "Router | None" = None,
+        pause: Callable[[], object] = no_pause,
     ) -> None:
         """Build the indexes in memory, and answer a few prompts to warm caches and to see what each stage takes.
 
@@ -82,7 +84,7 @@ class Router:
         encoder_threads: how many prompts it encodes at a time, each by itself. encoder_nice: by how much its threads
         yield to the others (Linux). max_sessions: conversations whose model is remembered, each until it is unused for
         session_ttl_ms. before: the router that this one will take the place of, and shares its sessions with; nothing
-        else of it is kept.
+        else of it is kept. pause: called between steps of a few milliseconds, to let others work.
         """
         self.artifact = artifact
         catalogue = Catalogue(artifact.models, artifact.profiles)
@@ -111,11 +113,18 @@ class Router:
         if before is not None and self._encodes_as(before):
             # What was seen of it is worth more than a few runs amid all this load, which others would wait for.
             self._encoding_takes = before._encoding_takes
-        self._warm_up()
+        self._warm_up(pause)
 
     @classmethod
-    def load(cls, directory: str | Path, *, before: "Router | None" = None, **options: Unpack["Options"]) -> "Router":
-        """Verify and load an artifact directory. options, before: as of the class.
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        before: "Router | None" = None,
+        pause: Callable[[], object] = no_pause,
+        **options: Unpack["Options"],
+    ) -> "Router":
+        """Verify and load an artifact directory. options, before, pause: as of the class.
 
         An encoder of the very bytes that ``before`` has loaded is not loaded again: that would stop all other threads
         for a twentieth of a second.
@@ -125,7 +134,7 @@ class Router:
             EncoderError: the encoder inside does not work.
         """
         encoders = [] if before is None else [tier.encoder for tier in before.artifact.tiers]
-        return cls(load_artifact(directory, loaded=encoders), before=before, **options)
+        return cls(load_artifact(directory, loaded=encoders, pause=pause), before=before, pause=pause, **options)
 
     def route(
         self,
@@ -493,7 +502,7 @@ class Router:
         if worker.submit(ticket):
             pending.ticket = ticket
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, pause: Callable[[], object]) -> None:
         """See what every stage takes for prompts of every size while the machine does nothing else for us."""
         deadline = Deadline(now_ms(), float("inf"))
         policy = Policy(route_anyway=True)
@@ -501,19 +510,20 @@ class Router:
             question = Question(text, text, policy, deadline, False, needs_of(text))
             if self._static is not None:
                 static = self._static
-                takes_ms = _times_ms(lambda: static.decide(question, static.encode_all([question])[0]))  # noqa: B023
+                takes_ms = _times_ms(lambda: static.decide(question, static.encode_all([question])[0]), pause)  # noqa: B023
                 self._static_takes.warm(len(text), takes_ms)
         if self._full is not None:
             full, encoder = self._full, self._full.tier.encoder
             for text in WARM_UP_PROMPTS:
                 question = Question(text, text, policy, deadline, False, needs_of(text))
                 (encoding,) = full.encode_all([question])
-                takes_ms = _times_ms(lambda: full.decide(question, encoding))  # noqa: B023
+                pause()
+                takes_ms = _times_ms(lambda: full.decide(question, encoding), pause)  # noqa: B023
                 self._finish_takes.warm(_blocks(question), takes_ms)
             ids = encoder.token_ids(WARM_UP_PROMPTS[-1])
             for n_tokens in () if self._encoding_takes.is_known else WARM_UP_TOKENS:
                 some = ids[:n_tokens]
-                self._encoding_takes.warm(len(some), _times_ms(lambda: encoder.encode_ids(some)))  # noqa: B023
+                self._encoding_takes.warm(len(some), _times_ms(lambda: encoder.encode_ids(some), pause))  # noqa: B023
 
 
 @dataclass(slots=True, eq=False)
@@ -550,12 +560,14 @@ def _stamped(decision: Decision, deadline: Deadline) -> Decision:
     return replace(decision, latency_budget_ms=deadline.budget_ms, elapsed_ms=elapsed_ms, budget_met=met)
 
 
-def _times_ms(run: Callable[[], object]) -> list[float]:
+def _times_ms(run: Callable[[], object], pause: Callable[[], object]) -> list[float]:
     """Return what a few runs took, the first, which finds everything cold, left out."""
     run()
+    pause()
     times = []
     for _ in range(WARM_UP_RUNS):
         began = now_ms()
         run()
         times.append(now_ms() - began)
+        pause()
     return times

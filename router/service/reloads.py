@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from router.errors import ConfigError, RouterError
+from router.files import no_pause
 from router.live import BUSY as IN_HAND
 from router.live import LiveRouter
 from router.router import Router
@@ -16,12 +18,16 @@ from router.service.metrics import RELOAD_OUTCOMES
 from router.service.profiles_file import ProfilesFile
 from router.service.settings import Settings
 from router.types import JsonObject
-from router.worker import yield_to_others
 
 logger = logging.getLogger(__name__)
 
-# By how much a thread that loads yields to those that answer; like the encoder's, which else would wait for it.
-NICE = 10
+# A thread that loads stands aside for so many times as long as it worked: what it needs, memory, caches and above all
+# the interpreter, others need, too. A lower priority would be worse: a thread that waits for a core while it has the
+# interpreter keeps all the others waiting.
+REST_SHARE = 3.0
+MAX_REST_S = 0.1
+# Python's own 5 ms are as long as ten decisions take; a request needs the interpreter several times.
+SWITCH_INTERVAL_S = 0.0005
 OK, REFUSED, FAILED, BUSY = RELOAD_OUTCOMES
 
 
@@ -45,8 +51,21 @@ class Reloaded:
         return {"artifact_id": self.artifact_id, "previous": self.previous, "seconds": round(self.seconds, 3)}
 
 
-def load_router(settings: Settings, before: Router | None = None) -> Router:
-    """Load the artifact that the settings name. before: the router whose place it takes.
+class Pace:
+    """Called between steps, rests in proportion to what the step took; nobody's answer waits for the thread's end."""
+
+    def __init__(self) -> None:
+        self._since_s = time.monotonic()
+
+    def __call__(self) -> None:
+        """Rest."""
+        worked_s = time.monotonic() - self._since_s
+        time.sleep(min(MAX_REST_S, REST_SHARE * worked_s))
+        self._since_s = time.monotonic()
+
+
+def load_router(settings: Settings, *, before: Router | None = None, pause: Callable[[], object] = no_pause) -> Router:
+    """Load the artifact that the settings name. before: the router whose place it takes. pause: as of the Router.
 
     Raises:
         ConfigError: they name none.
@@ -57,6 +76,7 @@ def load_router(settings: Settings, before: Router | None = None) -> Router:
     return Router.load(
         settings.artifact,
         before=before,
+        pause=pause,
         cache_entries=settings.cache_entries,
         max_waiting=settings.max_waiting,
         encoder_threads=settings.encoder_threads,
@@ -133,11 +153,13 @@ class Reloads:
         return reloaded
 
     def _work(self, loop: asyncio.AbstractEventLoop, done: "asyncio.Future[Reloaded]") -> None:
-        yield_to_others(NICE, "the reload")
         reloaded = None
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             reloaded = self._reload()
         finally:
+            sys.setswitchinterval(usual_s)
             with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
                 loop.call_soon_threadsafe(_settle, done, reloaded)
 
@@ -150,7 +172,7 @@ class Reloads:
             try:
                 with self._live.lease() as before:
                     previous = before.artifact.id
-                    router = load_router(self._settings, before)
+                    router = load_router(self._settings, before=before, pause=Pace())
             except RouterError:
                 wrong = REFUSED
                 raise
