@@ -26,7 +26,7 @@ help:
 	@echo 'make bench-encoders  encoders side by side, 40 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
-	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, minutes'
+	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, alone and over HTTP, minutes'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
 	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 13 minutes'
@@ -105,6 +105,7 @@ prove-feedback: $(VENV)/.installed
 
 bench-feedback: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/feedback_rate.py
+	$(VENV)/bin/python benchmarks/feedback_http.py
 
 prove-artifacts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/mutations.py

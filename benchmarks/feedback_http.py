@@ -3,10 +3,10 @@
     python benchmarks/feedback_http.py
 
 64 clients in a process of their own, each on one connection, give a rating to a decision that the service has made
-before, wait for the acknowledgement, and give the next (a closed loop). In the same run and folder: the
-floor, what the disk can sync (append 4 KiB and fdatasync, one at a time), and the ceiling, what the same clients get of
-an endpoint that does nothing. The server routes with the static tier; every decision is kept with its vector. Beside
-it, one client asks /route one request at a time, with and without a feedback store, and while the 64 give feedback. The
+before, wait for the acknowledgement, and give the next (a closed loop). In the same run and folder: the floor, what
+the disk can sync (append 4 KiB and fdatasync, one at a time), and the ceiling, what the same clients get of an endpoint
+that does nothing. The server routes with the static tier; every decision is kept with its vector. Beside it, one client
+asks /route one request at a time, with and without a feedback store in turns, and while the 64 give feedback. The
 median of the runs is reported, with the lowest and the highest.
 """
 

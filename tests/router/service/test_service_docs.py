@@ -13,11 +13,13 @@ from fake_service import MODELS, Client, start_server, stop_server
 from starlette.routing import Route
 
 from router import client as http_client
+from router.feedback.sqlite_store import SqliteStore
 from router.policies import Binding
 from router.service import body, schema, server
 from router.service.auth import RIGHTS, ApiKeys, Caller
 from router.service.config import read_config
 from router.service.decision_log import LOGGER, written_fields
+from router.service.feedback_metrics import FeedbackMetrics
 from router.service.logs import WRITTEN_FIELDS, logging_config
 from router.service.metrics import Metrics
 from router.service.schema import ANSWER_EXAMPLE, ErrorAnswer, RequestHints, RequestPolicy, RouteAnswer, RouteRequest
@@ -86,11 +88,16 @@ def sample() -> str:
         lines.append(f"[{table}]")
         for one in (one for one in SETTINGS if one.table == table):
             lines.append(f"# {one.help} ({allowed(one).replace('`', '')})")
-            examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt", "profiles": "profiles.yaml"}
-            examples["feedback_store"] = "feedback.db"
-            name = one.key.partition(".")[2]
+            examples = {
+                "artifact": "models/live",
+                "api_keys_file": "api_keys.txt",
+                "profiles": "profiles.yaml",
+                "feedback_store": "feedback.db",
+            }
             unset = one.default is None
-            lines.append(f"{'# ' if unset else ''}{name} = {toml(examples[one.name] if unset else one.default)}\n")
+            lines.append(
+                f"{'# ' if unset else ''}{one.short_name} = {toml(examples[one.name] if unset else one.default)}\n"
+            )
     return "\n".join(lines).rstrip() + "\n" + SAMPLE_POLICIES
 
 
@@ -158,7 +165,7 @@ def test_the_example_of_check_config_is_what_is_printed(tmp_path: Path, monkeypa
     assert shown[:-1] == printed.splitlines()
 
 
-def test_every_metric_is_named_with_its_type() -> None:
+def test_every_metric_is_named_with_its_type(tmp_path: Path) -> None:
     def zero() -> float:
         return 0
 
@@ -172,6 +179,9 @@ def test_every_metric_is_named_with_its_type() -> None:
         cache_entries=zero,
         sessions=zero,
     )
+    with SqliteStore(tmp_path / "feedback.db") as store:
+        FeedbackMetrics(metrics.registry, in_flight=zero, store=store)
+        metrics.render()
     exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.render().decode(), re.MULTILINE))
     named = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Metrics"), re.MULTILINE))
     assert named == {name: kind for name, kind in exposed.items() if name.startswith("whichmodel_")}
