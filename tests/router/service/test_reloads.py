@@ -393,7 +393,8 @@ def test_twenty_reloads_leave_nothing_behind(home: Home, served: Client) -> None
         assert served.route({"prompt": CODE}).json["artifact_id"] == home.ids["ba"[nth % 2]]
     gc.collect()
     assert [one() for one in old] == [None] * 20
-    assert (threading.active_count(), n_open()) == before
+    # Not more: a thread of an earlier test may have ended meanwhile.
+    assert threading.active_count() <= before[0] and n_open() <= before[1]
 
 
 class Asking:
