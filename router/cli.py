@@ -145,7 +145,7 @@ def _add_train(commands: Commands) -> None:
     )
     _add_log_options(train)
     train.add_argument("--out", required=True, metavar="DIR", help="directory to write the artifact to")
-    train.add_argument("--prices", metavar="FILE", help="YAML or JSON: {model: {usd_per_mtok_in, usd_per_mtok_out}}")
+    train.add_argument("--prices", metavar="FILE", help="profiles with prices, YAML or JSON; see docs/profiles.md")
     train.add_argument(
         "--encoder",
         default="static",
