@@ -48,7 +48,7 @@ def test_a_session_stays_within_the_margin(artifact: RouterArtifact, beyond: flo
     finally:
         router.close()
     best, second, *rest = decision.estimates
-    close = replace(second, utility=best.utility - SESSION_MARGIN - beyond)
+    close = second._replace(utility=best.utility - SESSION_MARGIN - beyond)
     nearly = replace(decision, estimates=(best, close, *rest))
     assert in_session(nearly, best.model) == best.model
     assert in_session(nearly, second.model) == (best.model if beyond > 0 else second.model)
