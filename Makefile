@@ -26,7 +26,7 @@ help:
 	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
 	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, minutes'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
-	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 13 minutes'
+	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 16 minutes'
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
