@@ -28,8 +28,12 @@ help:
 	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
 	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, alone and over HTTP, minutes'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
+<<<<<<< HEAD
 	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
 	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 13 minutes'
+=======
+	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 16 minutes'
+>>>>>>> wip-relo
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 

@@ -66,6 +66,8 @@ MAX_MANIFEST_BYTES, MAX_JSON_BYTES, MAX_ARTIFACT_BYTES = 4 << 20, 256 << 20, 16 
 MAX_NETWORK_BYTES = 2 << 30
 # Of all arrays of a row together it is a few thousand; a text of 1 MiB is more than a request may hold.
 MAX_ROW_BYTES, MAX_TEXT_BYTES = 1 << 16, 1 << 20
+# So many lines of prompts are parsed in a millisecond.
+LINES_PER_STEP = 256
 _SHA256 = re.compile("[0-9a-f]{64}")
 # Where the rows' intents came from: the log's labels, the model beside the encoder, clusters, or nowhere.
 INTENT_SOURCES = ("given", "model", "discovered", "none")
@@ -268,7 +270,7 @@ def load_artifact(
     arrays = {name: parse_array(contents[name], *form, root / name) for name, form in ARRAYS.items()}
     learned = parse_json(contents[LEARNED], root / LEARNED)
     try:
-        artifact = _assemble(arrays, learned, contents, manifest, root, encoders)
+        artifact = _assemble(arrays, learned, contents, manifest, root, encoders, pause)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as exc:
         raise ArtifactError(f"{root / LEARNED}: {exc!r}") from exc
     pause()
@@ -350,6 +352,7 @@ def _assemble(
     manifest: JsonObject,
     root: Path,
     encoders: Mapping[str, OnnxEncoder],
+    pause: Callable[[], object],
 ) -> RouterArtifact:
     models, intents = _texts(learned["models"]), _texts(learned["intents"])
     if not 2 <= len(models) <= MAX_MODELS:
@@ -357,13 +360,14 @@ def _assemble(
     facts = RowFacts(_text(learned["kind"]), arrays[INTENTS], arrays[SIZES], len(models), len(intents))
     prompts = None
     if PROMPTS in contents:
-        prompts = _texts([json.loads(line) for line in contents[PROMPTS].splitlines()])
+        prompts = _texts(_parsed_lines(contents[PROMPTS], pause))
+    tiers = []
+    for name in manifest["tiers"]:
+        tiers.append(read_tier(name, _below(name, contents), facts, manifest["pins"][name], root, encoders.get(name)))
+        pause()
     return RouterArtifact(
         models=models,
-        tiers=tuple(
-            read_tier(name, _below(name, contents), facts, manifest["pins"][name], root, encoders.get(name))
-            for name in manifest["tiers"]
-        ),
+        tiers=tuple(tiers),
         won=arrays[WON],
         prompt_hashes=arrays[HASHES],
         intents=intents,
@@ -377,6 +381,16 @@ def _assemble(
         memory=read_memory(contents, root, len(arrays[WON]), len(models), len(manifest["tiers"])),
         id=str(manifest["artifact_id"]),
     )
+
+
+def _parsed_lines(raw: bytes, pause: Callable[[], object]) -> list[Any]:
+    """Return the JSON of every line."""
+    parsed = []
+    for nth, line in enumerate(raw.splitlines()):
+        parsed.append(json.loads(line))
+        if nth % LINES_PER_STEP == 0:
+            pause()
+    return parsed
 
 
 def _texts(raw: object) -> tuple[str, ...]:

@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 # A thread that loads stands aside for so many times as long as it worked: what it needs, memory, caches and above all
 # the interpreter, others need, too. A lower priority would be worse: a thread that waits for a core while it has the
 # interpreter keeps all the others waiting.
-REST_SHARE = 3.0
+REST_SHARE = 6.0
 MAX_REST_S = 0.1
 # Python's own 5 ms are as long as ten decisions take; a request needs the interpreter several times.
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0001
 OK, REFUSED, FAILED, BUSY = RELOAD_OUTCOMES
 
 
