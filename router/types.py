@@ -266,7 +266,8 @@ class Decision:
     better tier. cached: decided before, for the same text and policy. policy: what is configured and applied, by name.
     propensity: the probability with which this model was chosen. session: 'new', 'kept' or 'switched' where the
     request names a session. Unless it asked for an explanation, summary, excluded, neighbors and flips are empty, and
-    estimates hold the first model's alone. budget_met: elapsed_ms is within latency_budget_ms.
+    estimates hold the first model's alone. budget_met: elapsed_ms is within latency_budget_ms. nearest: cosine of the
+    nearest row, None where neighbours were not asked; not in the wire form.
     """
 
     model: str
@@ -291,6 +292,7 @@ class Decision:
     policy: str | None = None
     session: str | None = None
     flips: tuple[Flip, ...] = ()
+    nearest: float | None = None
 
     def estimate(self, model: str) -> Estimate | None:
         """Return the estimate of one model, or None where it was not a candidate."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -33,6 +33,7 @@ from router.service.schema import (
     component_schemas,
 )
 from router.service.settings import Settings
+from router.service.watch import Watch
 from router.types import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     Raises:
         ConfigError: the file of profiles that the settings name cannot be read, or something in it is wrong.
+        ArtifactError, EncoderError: the shadow's artifact cannot be loaded.
     """
     # One thread: a second one would only compete for the same cores.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="route")
@@ -94,9 +96,11 @@ def create_app(router: Router, settings: Settings) -> Service:
         sessions=lambda: router.n_sessions,
         policies=settings.policies.policies,
     )
-    profiles = ProfilesFile(settings.profiles, router.use_profiles, metrics.profiles_reloaded)
+    watch = Watch(settings)
+    metrics.include(watch)
+    profiles = ProfilesFile(settings.profiles, watch.over(router.use_profiles), metrics.profiles_reloaded)
     profiles.load()
-    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor)
+    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor, watch)
 
     async def on_route_error(request: Request, exc: Exception) -> Response:
         metrics.refused(500)
@@ -105,12 +109,14 @@ def create_app(router: Router, settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         executor.submit(router.route, WARM_UP_PROMPT * LONG_PROMPT_CHARS).result()
-        watches = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
+        tasks = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
+        watch.start(router)
         app.state.ready = True
         yield
         app.state.ready = False
-        for watch in watches:
-            watch.cancel()
+        for task in tasks:
+            task.cancel()
+        watch.close()
         executor.shutdown(wait=False, cancel_futures=True)
 
     app = Service(
@@ -175,6 +181,8 @@ def create_app(router: Router, settings: Settings) -> Service:
     async def artifact() -> Response:
         return json_response(200, router.describe())
 
+    app.get("/drift", summary="How the prompts that come differ from those that were learnt from")(_show_drift(watch))
+
     @app.get("/metrics", summary="Counters and gauges for Prometheus", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
@@ -196,6 +204,13 @@ class KeyCheck:
             await unauthorized()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _show_drift(watch: Watch) -> Callable[[], Awaitable[Response]]:
+    async def drift() -> Response:
+        return json_response(200, watch.to_json())
+
+    return drift
 
 
 def _is_open(scope: Scope) -> bool:

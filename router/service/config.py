@@ -179,14 +179,14 @@ def _settings_of(file: _Content) -> Iterator[tuple[str, Any, str]]:
             continue
         if not isinstance(content, dict):
             raise ConfigError(f"{file.place(table)}: {table} is a value: expected a table, [{table}]")
-        known = tuple(one.name for one in SETTINGS if one.table == table)
+        known = {one.name_in_file: one for one in SETTINGS if one.table == table}
         for key, value in content.items():
             at = file.place(table, key)
             if key not in known:
-                _refuse(at, key, f" in [{table}]", known)
-            setting = _BY_NAME[key]
+                _refuse(at, key, f" in [{table}]", tuple(known))
+            setting = known[key]
             kept = setting.checked(value, f"{at}: {setting.key}")
-            yield key, file.path.parent / kept if setting.kind is Path else kept, f"file {at}"
+            yield setting.name, file.path.parent / kept if setting.kind is Path else kept, f"file {at}"
 
 
 def _book_of(file: _Content, keys: ApiKeys) -> PolicyBook:
@@ -358,7 +358,8 @@ def _refuse(at: str, name: str, inside: str, known: tuple[str, ...]) -> NoReturn
     what = "key" if inside else "table"
     near = difflib.get_close_matches(name, known, 1)
     if name in _BY_NAME:
-        hint = f"it belongs in [{_BY_NAME[name].table}]; "
+        own = _BY_NAME[name]
+        hint = f"it belongs in [{own.table}]{'' if own.name_in_file == name else f', as {own.name_in_file}'}; "
     elif near:
         hint = f"did you mean {near[0]}? "
     else:

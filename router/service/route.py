@@ -23,6 +23,7 @@ from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
+from router.service.watch import Watch
 from router.types import Decision
 from router.worker import Ticket
 
@@ -43,14 +44,16 @@ class RouteEndpoint:
         arrivals: Arrivals,
         backlog: Backlog,
         executor: Executor,
+        watch: Watch,
     ) -> None:
-        """executor: where long prompts are decided, one at a time."""
+        """executor: where long prompts are decided, one at a time. watch: sees what was answered."""
         self._router = router
         self._settings = settings
         self._metrics = metrics
         self._arrivals = arrivals
         self._backlog = backlog
         self._executor = executor
+        self._watch = watch
         self._log = DecisionLog(settings.log_decisions)
         self._static = Batcher(router.static_all, arrivals.worked)
         self._settle = Batcher(router.settle_all, arrivals.worked)
@@ -104,6 +107,7 @@ class RouteEndpoint:
         if decision.policy is not None:
             self._metrics.decided_under(decision.policy)
         self._log.write(decision, asked, caller, session)
+        self._watch.answered(decision, asked, partial(self._policies_of, asked, caller))
 
     async def _read(self, scope: Scope, receive: Receive) -> RouteRequest:
         headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts

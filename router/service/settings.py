@@ -35,9 +35,14 @@ class Setting:
     choices: tuple[str, ...] = ()
 
     @property
+    def name_in_file(self) -> str:
+        """Name in its table of the file, without that table's own."""
+        return self.name.removeprefix(f"{self.table}_")
+
+    @property
     def key(self) -> str:
         """Name in the file, with its table."""
-        return f"{self.table}.{self.name}"
+        return f"{self.table}.{self.name_in_file}"
 
     @property
     def variable(self) -> str:
@@ -214,6 +219,32 @@ class Settings:
         default=1_800.0,
         metadata=_row("routing", "time after which an unused session begins anew", unit="s", low=1, high=604_800),
     )
+    drift_window: int = field(
+        default=1_000,
+        metadata=_row(
+            "drift",
+            "decisions, and ratings, that drift is told from; 0 does not watch it",
+            unit="decisions",
+            low=0,
+            high=100_000,
+        ),
+    )
+    shadow_artifact: Path | None = field(
+        default=None,
+        metadata=_row("shadow", "artifact that decides beside the one that serves, when the answer was written"),
+    )
+    shadow_share: float = field(
+        default=0.1, metadata=_row("shadow", "share of the decisions that it makes again", low=0, high=1)
+    )
+    shadow_log: Path | None = field(
+        default=None, metadata=_row("shadow", "file of what it decides, as JSON Lines without text")
+    )
+    shadow_log_max_bytes: int = field(
+        default=128 * 2**20,
+        metadata=_row(
+            "shadow", "size of that file and the three before it together", unit="bytes", low=65_536, high=2**40
+        ),
+    )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     policies: PolicyBook = field(default_factory=PolicyBook)
 
@@ -226,6 +257,8 @@ class Settings:
         """
         for setting in SETTINGS:
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), setting.name))
+        if self.shadow_artifact is not None and self.shadow_log is None:
+            raise ConfigError("shadow.artifact has a value, but not shadow.log: expected a file for what it decides")
         if self.api_keys_file is not None and not self.api_keys:
             object.__setattr__(self, "api_keys", ApiKeys.from_file(self.api_keys_file))
         for place, one in enumerate(self.policies.bindings):

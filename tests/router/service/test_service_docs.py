@@ -86,9 +86,17 @@ def sample() -> str:
         lines.append(f"[{table}]")
         for one in (one for one in SETTINGS if one.table == table):
             lines.append(f"# {one.help} ({allowed(one).replace('`', '')})")
-            examples = {"artifact": "models/live", "api_keys_file": "api_keys.txt", "profiles": "profiles.yaml"}
+            examples = {
+                "artifact": "models/live",
+                "api_keys_file": "api_keys.txt",
+                "profiles": "profiles.yaml",
+                "shadow_artifact": "models/next",
+                "shadow_log": "shadow.jsonl",
+            }
             unset = one.default is None
-            lines.append(f"{'# ' if unset else ''}{one.name} = {toml(examples[one.name] if unset else one.default)}\n")
+            lines.append(
+                f"{'# ' if unset else ''}{one.name_in_file} = {toml(examples[one.name] if unset else one.default)}\n"
+            )
     return "\n".join(lines).rstrip() + "\n" + SAMPLE_POLICIES
 
 

@@ -14,7 +14,7 @@ KEYS = ApiKeys.from_lines(["one", "two"], "the test")
 
 def test_the_table_has_every_field_but_the_keys() -> None:
     assert {one.name for one in SETTINGS} == {one.name for one in fields(Settings)} - {"api_keys", "policies"}
-    assert {one.table for one in SETTINGS} == {"server", "routing"}
+    assert {one.table for one in SETTINGS} == {"server", "routing", "drift", "shadow"}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: one.name)
@@ -53,6 +53,11 @@ def test_everything_can_be_set() -> None:
         "WHICHMODEL_PROFILES": "profiles.yaml",
         "WHICHMODEL_MAX_SESSIONS": "0",
         "WHICHMODEL_SESSION_TTL_S": "60",
+        "WHICHMODEL_DRIFT_WINDOW": "0",
+        "WHICHMODEL_SHADOW_ARTIFACT": "models/next",
+        "WHICHMODEL_SHADOW_SHARE": "0.5",
+        "WHICHMODEL_SHADOW_LOG": "shadow.jsonl",
+        "WHICHMODEL_SHADOW_LOG_MAX_BYTES": "65536",
         "WHICHMODEL_API_KEYS": "one, two",
         "UNRELATED": "x",
     }
@@ -75,6 +80,11 @@ def test_everything_can_be_set() -> None:
         profiles=Path("profiles.yaml"),
         max_sessions=0,
         session_ttl_s=60.0,
+        drift_window=0,
+        shadow_artifact=Path("models/next"),
+        shadow_share=0.5,
+        shadow_log=Path("shadow.jsonl"),
+        shadow_log_max_bytes=65_536,
         api_keys=KEYS,
     )
 
