@@ -269,7 +269,7 @@ def _chance_share(n: int, n_rows: int) -> float:
 
     n_rows: from how many rows the bound is known, 0 where it is no estimate.
     """
-    spread = (1 / n if n else math.inf) + (1 / n_rows if n_rows else 0.0)
+    spread = 1 / max(n, 1) + (1 / n_rows if n_rows else 0.0)
     return FAR_SHARE + Z999 * math.sqrt(FAR_SHARE * (1 - FAR_SHARE) * spread)
 
 

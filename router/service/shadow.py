@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -186,8 +187,9 @@ class Shadow:
         if mine.model == served.model:
             record = replace(record, served_quality=mine.quality, served_cost_usd=mine.cost_usd)
         elif served.model in decision.fallbacks:
-            theirs = Side.of(ask(replace(policy, candidates=(served.model,), fallback=None), {}))
-            record = replace(record, served_quality=theirs.quality, served_cost_usd=theirs.cost_usd)
+            with suppress(PolicyError):  # a policy by intent may have allowed it, and this one not
+                theirs = Side.of(ask(replace(policy, candidates=(served.model,), fallback=None), {}))
+                record = replace(record, served_quality=theirs.quality, served_cost_usd=theirs.cost_usd)
         self._write(record, "agreed" if mine.model == served.model else "differed")
 
     def _write(self, record: ShadowRecord, outcome: str) -> None:

@@ -95,8 +95,8 @@ def test_keys_of_a_higher_layer_replace_those_below(tmp_path: Path) -> None:
         ),
         (
             "port = 1\n",
-            "1: unknown table 'port': it belongs in [server]; expected one of server, routing, drift, shadow, policies, "
-            "bindings",
+            "1: unknown table 'port': it belongs in [server]; expected one of server, routing, drift, shadow, "
+            "policies, bindings",
         ),
         (
             "[server]\nport = 1\n[sever]\n",
