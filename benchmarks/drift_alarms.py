@@ -2,10 +2,11 @@
 
     WHICHMODEL_DATA=... python benchmarks/drift_alarms.py
 
-An artifact is trained on 70 % of llmrouter's rows, drawn at random. Windows of prompts are drawn from the others
-(without replacement within a window; windows overlap, as there are only so many rows), from the test rows of that log,
-and from logs of other kinds; and windows of which a part is of another kind, to see how much of it is noticed. A set
-that is no larger than a window is one window. Every prompt is decided once, as the service does without a hurry.
+An artifact is trained on 70 % of llmrouter's rows, drawn at random, and another one on another draw, four in all.
+Windows of prompts are drawn from the others (without replacement within a window; windows of a split overlap, as there
+are only so many rows). From the first artifact's view: windows of the log's test rows, of logs of other kinds, and such
+of which a part is of another kind, to see how much of it is noticed. A set that is no larger than a window is one
+window. Every prompt is decided once, as the service does without a hurry.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ import pandas as pd
 from record import data_folder, write
 from tables import HERE, fill, table
 
+from router.artifact import RouterArtifact
 from router.drift import SIGNALS, DriftReport, DriftWindow, Reference, reference_of
 from router.router import Router
 from router.types import Decision
 from training import load, train
+
+Window = tuple[list[Decision], Reference]
 
 PAGE = HERE.parent / "docs" / "watch.md"
 TRAIN_SHARE = 0.7
@@ -34,12 +39,14 @@ OTHERS = {
     "Arena-Hard (chat)": ("arenahard/questions_v0_1.parquet", "arenahard/questions_v2_0.parquet"),
 }
 MIXED = "RouterDC's CMMLU (Chinese)"
+SAME = "llmrouter, held out"
 PARTS = (0.02, 0.05, 0.1, 0.2)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--splits", type=int, default=4, help="artifacts, each of which has its part of the windows")
     arguments.add_argument("--windows", type=int, default=100)
     arguments.add_argument("--size", type=int, default=1_000, help="prompts of a window, where there are as many")
     arguments.add_argument("--encoder", default="static")
@@ -49,40 +56,39 @@ def main() -> None:
     home = data / "llmrouter" / "train.parquet"
     rows = pd.read_parquet(home)
     learnt = rng.random(len(rows)) < TRAIN_SHARE
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "learnt.parquet"
-        rows[learnt].to_parquet(path, index=False)
-        artifact, _ = train(load(path), seed=args.seed, encoder=args.encoder)
-    router = Router(artifact)
-    began = time.perf_counter()
-    reference = reference_of(router)
-    numbers: dict[str, Any] = {"reference_s": round(time.perf_counter() - began, 2), "sets": {}}
-    test = pd.read_parquet(data / "llmrouter" / "test.parquet")
-    sets = {
-        "llmrouter, held out": decided(router, rows[~learnt]["prompt"]),
-        "llmrouter, its test rows": decided(router, test[~test["in_other_split"]]["prompt"]),
-        **{
-            name: decided(router, pd.concat([prompts_of(data / one) for one in files]))
-            for name, files in OTHERS.items()
-        },
+    windows: dict[str, list[Window]] = {}
+    took_s = []
+    for split in range(args.splits):
+        learnt = rng.random(len(rows)) < TRAIN_SHARE
+        router = Router(trained(rows[learnt], args.seed, args.encoder))
+        began = time.perf_counter()
+        reference = reference_of(router)
+        took_s.append(time.perf_counter() - began)
+        same = decided(router, rows[~learnt]["prompt"])
+        n_windows = args.windows // args.splits
+        add = partial(add_windows, windows, rng, reference)
+        add(SAME, [(same, args.size)], n_windows)
+        if split == 0:
+            test = pd.read_parquet(data / "llmrouter" / "test.parquet")
+            unseen = decided(router, test[~test["in_other_split"]]["prompt"])
+            add("llmrouter, its test rows", [(unseen, args.size)], args.windows)
+            for name, files in OTHERS.items():
+                some = decided(router, pd.concat([prompts_of(data / one) for one in files]))
+                add(name, [(some, args.size)], args.windows)
+                if name == MIXED:
+                    other = some
+            for part in PARTS:
+                n_other = round(part * args.size)
+                add(
+                    f"{SAME}, with {100 * part:.0f} % CMMLU",
+                    [(same, args.size - n_other), (other, n_other)],
+                    args.windows,
+                )
+        router.close()
+    numbers: dict[str, Any] = {
+        "reference_s": [round(one, 2) for one in took_s],
+        "sets": {name: found(own) for name, own in windows.items()},
     }
-    same, other = sets["llmrouter, held out"], sets[MIXED]
-    for name, decisions in sets.items():
-        size = min(args.size, len(decisions))
-        n_windows = args.windows if size < len(decisions) else 1
-        windows = [[decisions[one] for one in drawn(rng, len(decisions), size)] for _ in range(n_windows)]
-        numbers["sets"][name] = found(windows, reference)
-    for part in PARTS:
-        n_other = round(part * args.size)
-        windows = [
-            [
-                *(same[one] for one in drawn(rng, len(same), args.size - n_other)),
-                *(other[one] for one in drawn(rng, len(other), n_other)),
-            ]
-            for _ in range(args.windows)
-        ]
-        numbers["sets"][f"llmrouter, held out, with {100 * part:.0f} % CMMLU"] = found(windows, reference)
-    router.close()
     print(table_of(numbers))
     if not args.no_record:
         files = [home, home.with_name("test.parquet"), *(data / one for some in OTHERS.values() for one in some)]
@@ -96,9 +102,32 @@ def prompts_of(file: Path) -> "pd.Series[str]":
     return rows["prompt" if "prompt" in rows else "question"]
 
 
-def drawn(rng: np.random.Generator, n: int, size: int) -> Sequence[int]:
-    """Return ``size`` different places among ``n``."""
-    return [int(one) for one in rng.choice(n, size, replace=False)]
+def add_windows(
+    windows: dict[str, list[Window]],
+    rng: np.random.Generator,
+    reference: Reference,
+    name: str,
+    parts: Sequence[tuple[list[Decision], int]],
+    n_windows: int,
+) -> None:
+    """Draw windows, each of so many decisions of every part; one window where all of a part is in it."""
+    if len(parts) == 1 and len(parts[0][0]) <= parts[0][1]:
+        n_windows = 1
+    for _ in range(n_windows):
+        some = [
+            one[place]
+            for one, size in parts
+            for place in rng.choice(len(one), min(size, len(one)), replace=False).tolist()
+        ]
+        windows.setdefault(name, []).append((some, reference))
+
+
+def trained(rows: pd.DataFrame, seed: int, encoder: str) -> RouterArtifact:
+    """Train on some rows."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "learnt.parquet"
+        rows.to_parquet(path, index=False)
+        return train(load(path), seed=seed, encoder=encoder)[0]
 
 
 def decided(router: Router, prompts: "pd.Series[str]") -> list[Decision]:
@@ -107,17 +136,17 @@ def decided(router: Router, prompts: "pd.Series[str]") -> list[Decision]:
     return [router.answer_of(router.artifact.best.name, one, explain=False) for one in texts]
 
 
-def found(windows: list[list[Decision]], reference: Reference) -> dict[str, Any]:
+def found(windows: list[Window]) -> dict[str, Any]:
     """Return how many windows say what, and the median values of the signals."""
     reports: list[DriftReport] = []
-    for decisions in windows:
+    for decisions, reference in windows:
         window = DriftWindow(len(decisions))
         for one in decisions:
             window.observe(one)
         reports.append(window.report(reference))
     return {
         "windows": len(reports),
-        "size": len(windows[0]),
+        "size": len(windows[0][0]),
         "status": dict(Counter(one.status for one in reports)),
         "signals": {
             name: {
