@@ -8,7 +8,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint test-light test-encoders bench-llmrouter bench-logs bench-quality bench-no-signal bench-coverage \
 	bench-train bench-policy bench-stability bench-poisoning bench-month bench-encoders bench-latency \
-	bench-latency-service bench-latency-peers prove-feedback prove-artifacts prove-reloads bench-feedback tables clean
+	bench-latency-service bench-latency-peers prove-feedback prove-artifacts prove-reloads bench-feedback bench-drift \
+	tables clean
 
 help:
 	@echo 'make demo           train on the sample log, serve it, route a few prompts'
@@ -27,13 +28,10 @@ help:
 	@echo 'make bench-latency  budgets kept under load, beside other routers, 45 minutes (adds PyTorch)  (needs WHICHMODEL_DATA)'
 	@echo 'make prove-feedback  the feedback store: 500 kills, 1,000 power cuts, failing disks; minutes (Linux, cc)'
 	@echo 'make bench-feedback  how many events a second the feedback store acknowledges, alone and over HTTP, minutes'
+	@echo 'make bench-drift    drift: no alarm on prompts of the same log, alarms on others  (needs WHICHMODEL_DATA)'
 	@echo 'make prove-artifacts  10,000 damaged artifacts: none accepted and wrong, no crash, 15 minutes'
-<<<<<<< HEAD
 	@echo 'make bench-stability  are choices kept when a prompt is edited, minutes  (needs WHICHMODEL_DATA)'
-	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 13 minutes'
-=======
 	@echo 'make prove-reloads  200 reloads under 100 requests a second: none failed, none mixed, how late; 16 minutes'
->>>>>>> wip-relo
 	@echo 'make tables         write the tables of the README from benchmarks/results'
 	@echo 'make clean          remove environments and build outputs'
 
@@ -110,6 +108,9 @@ prove-feedback: $(VENV)/.installed
 bench-feedback: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/feedback_rate.py
 	$(VENV)/bin/python benchmarks/feedback_http.py
+
+bench-drift: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/drift_alarms.py
 
 prove-artifacts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/mutations.py

@@ -19,6 +19,7 @@ from router.cli_live import add_live
 from router.cli_profiles import add_profiles
 from router.cli_route import add_route
 from router.cli_serve import add_serve
+from router.cli_watch import add_watch
 from router.cli_whatif import add_whatif
 from router.encoder import TIERS
 from router.errors import ConfigError, RouterError
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
     add_feedback(commands, _command)
     add_forget(commands, _command)
+    add_watch(commands, _command)
     add_encoder(commands, _command, _Bars)
     return top
 

@@ -98,10 +98,13 @@ def _check(config: Config) -> int:
     check_bind(settings.host, settings.api_keys)
     artifact = load_artifact(settings.artifact) if settings.artifact is not None else None
     profiles = read_profiles(settings.profiles) if settings.profiles is not None else None
+    shadow = load_artifact(settings.shadow_artifact) if settings.shadow_artifact is not None else None
     _say_misspelt()
     print(config.render())
     if profiles is not None:
         print(_about_profiles(profiles, artifact))
+    if shadow is not None:
+        print(f"shadow artifact {shadow.id} is whole, its verdict {shadow.verdict.label}")
     if artifact is not None:
         for line in _doubts(settings.policies, artifact):
             print(line)

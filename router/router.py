@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
+
 from router.about import describe
 from router.artifact import RouterArtifact, load_artifact
 from router.cache import DecisionCache, Key, cache_key
@@ -342,6 +345,7 @@ class Router:
         *,
         explain: bool = True,
         needs: Needs | None = None,
+        by_intent: Mapping[str, Policy] | None = None,
     ) -> Decision:
         """Return what one tier of the artifact ('full', 'static', or 'prior') decides, however long it takes.
 
@@ -349,7 +353,7 @@ class Router:
             ConfigError: the artifact has no such tier.
             PromptError, PolicyError: as ``route``.
         """
-        question = self._question(prompt, policy, Deadline(now_ms(), float("inf")), explain, None, needs, None)
+        question = self._question(prompt, policy, Deadline(now_ms(), float("inf")), explain, None, needs, by_intent)
         if tier == "prior":
             return self._best.decide(question, None)
         if tier not in self._rungs:
@@ -376,6 +380,10 @@ class Router:
                 except ONNX_ERRORS as exc:
                     logger.error("the %s encoder failed with a %s", tier.name, type(exc).__name__)
         return seen
+
+    def rows_again(self, tier: str, rows: NDArray[np.int64], policy: Policy | None = None) -> list[Outcome]:
+        """Return what one tier decides for training rows, int64 (n,), each by the others; several at a time."""
+        return self._rungs[tier].decide_rows(rows, policy or DEFAULT_POLICY)
 
     def route_batch(
         self,

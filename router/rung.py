@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact
 from router.catalogue import Catalogue
 from router.constraints import Offers, exclusions, offers_of
-from router.deadline import Deadline
+from router.deadline import Deadline, now_ms
 from router.encoder import Encoding
 from router.errors import PolicyError
 from router.estimate import (
@@ -49,6 +49,8 @@ from router.types import (
 PRIOR = "prior"
 # How many neighbours a decision shows; the estimate uses all of them.
 SHOWN_NEIGHBORS = 8
+# Length of the input that stands for a training row's, as a request of a few sentences has it.
+ROW_TOKENS = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +140,34 @@ class Rung:
     def decide_all(self, questions: Sequence[Question], encodings: Sequence[Encoding | None]) -> list[Outcome]:
         """Decide many prompts stage by stage, each exactly as if it were alone, in half the time of one by one."""
         blind = [self._blind(one) for one in encodings]
-        hits = self._search(questions, encodings, blind)
+        return self._decide_by(questions, encodings, blind, self._search(questions, encodings, blind))
+
+    def decide_rows(self, rows: NDArray[np.int64], policy: Policy) -> list[Outcome]:
+        """Decide training rows again, each by the others: what is to be expected of prompts like those of the log.
+
+        rows: int64 (n,). Their texts need not be stored, so that an input of ROW_TOKENS stands for each.
+        """
+        needs, deadline = Needs(ROW_TOKENS), Deadline(now_ms(), math.inf)
+        questions = [Question("", "", policy, deadline, False, needs) for _ in rows]
+        hits = [NO_HITS] * len(rows)
+        if len(self._index) > 1 and len(rows) > 0:
+            vectors = self.tier.vectors[rows].astype(np.float32)
+            found = self._index.search_many(vectors, self.tier.settings.n_neighbors + 1)
+            others = found.rows != rows[:, None]
+            others[others.all(axis=1), -1] = False  # as near as its copies, it may not be among them itself
+            shape = (len(rows), -1)
+            apart = Hits(found.rows[others].reshape(shape), found.similarities[others].reshape(shape))
+            hits = [apart.of(place) for place in range(len(rows))]
+        read = Encoding(np.zeros(0, dtype=np.float32), 0, 0.0)
+        return self._decide_by(questions, [read] * len(rows), [""] * len(rows), hits)
+
+    def _decide_by(
+        self,
+        questions: Sequence[Question],
+        encodings: Sequence[Encoding | None],
+        blind: Sequence[str],
+        hits: Sequence[Hits],
+    ) -> list[Outcome]:
         asks = [self._ask(question, own) for question, own in zip(questions, hits, strict=True)]
         together = zip(questions, encodings, blind, hits, asks, self._estimate(hits, asks), strict=True)
         return [
@@ -282,6 +311,7 @@ class Rung:
             ),
             flips=flips,
             seen=None if encoding is None else Seen({self._encoder_id: encoding.vector}, question.features),
+            nearest=float(hits.similarities[0]) if len(hits.similarities) else None,
         )
 
     def _estimate_for(self, hits: Hits, fixed: int) -> LocalEstimate:

@@ -284,7 +284,8 @@ class Decision:
     propensity: the probability with which this model was chosen. session: 'new', 'kept' or 'switched' where the
     request names a session. Unless it asked for an explanation, summary, excluded, neighbors and flips are empty, and
     estimates hold the first model's alone. budget_met: elapsed_ms is within latency_budget_ms. seen: what was read of
-    the prompt, None where it was not encoded; not in the wire form, and shared by the decisions of a cache.
+    the prompt, None where it was not encoded; shared by the decisions of a cache. nearest: cosine of the nearest row,
+    None where neighbours were not asked. Neither is in the wire form.
     """
 
     model: str
@@ -310,6 +311,7 @@ class Decision:
     session: str | None = None
     flips: tuple[Flip, ...] = ()
     seen: Seen | None = field(default=None, repr=False, compare=False)
+    nearest: float | None = None
 
     def renamed(self, decision_id: str) -> "Decision":
         """Return the same under another id, in less than half the time that ``replace`` takes."""

@@ -26,6 +26,7 @@ LAYERS = {
     "router.published_catalogue": 0,
     "router.artifact": 1,
     "router.cache": 1,
+    "router.shadow_log": 1,
     "router.canaries": 1,
     "router.catalogue": 1,
     "router.constraints": 1,
@@ -53,6 +54,8 @@ LAYERS = {
     "router.router": 3,
     "router": 4,
     "router.live": 4,
+    "router.drift": 4,
+    "router.shadow_report": 3,
     "router.service": 5,
     "router.client": 4,
     "router.arguments": 0,
@@ -65,6 +68,7 @@ LAYERS = {
     "router.cli_serve": 6,
     "router.cli_whatif": 6,
     "router.cli_live": 5,
+    "router.cli_watch": 5,
     "router.cli": 7,
 }
 # Layer-1 rooms meet in router.router. The exceptions: the artifact and its tiers read and write the others' plain
@@ -109,7 +113,7 @@ PACKAGES = ("router.service", "router.feedback")
 OFFLINE = ("torch", "pandas", "sklearn", "datasets", "sentence_transformers", "matplotlib", "training")
 COMMAND_LINES = (
     *("router.cli", "router.cli_encoder", "router.cli_feedback", "router.cli_forget", "router.cli_live"),
-    *("router.cli_route", "router.cli_serve", "router.cli_whatif"),
+    *("router.cli_route", "router.cli_serve", "router.cli_watch", "router.cli_whatif"),
 )
 ENCODER_MAKERS = ("torch", "model2vec", "sentence_transformers", "onnx", "transformers", "safetensors")
 MAY_MAKE_ENCODERS = {"training.distill", "training.finetune", "training.export_encoder", "training.torch_encoder"}

@@ -42,6 +42,7 @@ from router.service.schema import (
     schemas_of,
 )
 from router.service.settings import Settings
+from router.service.watch import Watch
 from router.types import JsonObject, Messages, ModelProfile, Seen
 
 Value = TypeVar("Value")
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 WARM_UP_PROMPT = "warm up "
+DRIFT_OFF = "drift is not watched: drift.window is 0 in the settings, or WHICHMODEL_DRIFT_WINDOW"
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
 _ERRORS = {
@@ -107,6 +109,7 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     Raises:
         ConfigError: the file of profiles that the settings name cannot be read, or something in it is wrong.
+        ArtifactError, EncoderError: the shadow's artifact cannot be loaded.
         StoreError: the feedback store that they name cannot be opened.
     """
     # One thread: a second one would only compete for the same cores.
@@ -123,23 +126,27 @@ def create_app(router: Router, settings: Settings) -> Service:
         policies=settings.policies.policies,
     )
     del router  # from here on, whoever needs one asks for the one that is live
-    profiles = ProfilesFile(settings.profiles, partial(_use_profiles, live), metrics.profiles_reloaded)
+    watch = Watch(settings)
+    metrics.include(watch)
+    profiles = ProfilesFile(settings.profiles, watch.over(partial(_use_profiles, live)), metrics.profiles_reloaded)
     profiles.load()
     # Last of what may fail: it holds a lock.
-    feedback = Feedback.open(settings, metrics.registry, arrivals, executor, partial(_see, live))
-    endpoint = RouteEndpoint(live, settings, metrics, arrivals, backlog, executor, feedback.keeper)
-    reloads = Reloads(live, settings, profiles, partial(_on_reload, live, endpoint, metrics))
+    feedback = Feedback.open(settings, metrics.registry, arrivals, executor, partial(_see, live), watch.rated)
+    endpoint = RouteEndpoint(live, settings, metrics, arrivals, backlog, executor, feedback.keeper, watch)
+    reloads = Reloads(live, settings, profiles, partial(_on_reload, live, endpoint, metrics, watch))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         executor.submit(_ask, live, methodcaller("route", WARM_UP_PROMPT * LONG_PROMPT_CHARS)).result()
-        watches = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
+        tasks = [asyncio.create_task(one) for one in (watch_loop(metrics), profiles.watch())]
+        _ask(live, watch.start)
         app.state.ready = True
         yield
         app.state.ready = False
         reloads.close()
-        for watch in watches:
-            watch.cancel()
+        for task in tasks:
+            task.cancel()
+        watch.close()
         executor.shutdown(wait=False, cancel_futures=True)
         feedback.close()
 
@@ -189,6 +196,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         return _Answering(endpoint)
 
     _describe_feedback(app, feedback.endpoint)
+    _add_drift(app, watch)
 
     @app.get("/healthz", summary="The process answers", response_model=StatusAnswer)
     async def healthz() -> Response:
@@ -224,8 +232,9 @@ def _ask(live: LiveRouter, read: Callable[[Router], Value]) -> Value:
         return read(router)
 
 
-def _on_reload(live: LiveRouter, endpoint: RouteEndpoint, metrics: Metrics, done: Reloaded) -> None:
+def _on_reload(live: LiveRouter, endpoint: RouteEndpoint, metrics: Metrics, watch: Watch, done: Reloaded) -> None:
     endpoint.renew()
+    _ask(live, watch.follow)
     metrics.reloaded(done.outcome, what_is_served(_ask(live, attrgetter("artifact"))))
 
 
@@ -266,6 +275,20 @@ def _describe_feedback(app: Service, endpoint: ASGIApp) -> None:
     )
     async def feedback() -> Response:
         return _Answering(endpoint)
+
+
+def _add_drift(app: Service, watch: Watch) -> None:
+    """Add GET /drift; it tells no more of anybody's prompts than the metrics do, and needs no other right."""
+
+    @app.get(
+        "/drift",
+        summary="How the prompts that come differ from those that were learnt from",
+        responses={404: {"model": ErrorAnswer, "description": "Drift is not watched (`drift_off`)."}},
+    )
+    async def drift() -> Response:
+        if not watch.sees_drift:
+            return error_response(404, "drift_off", DRIFT_OFF)
+        return json_response(200, watch.to_json())
 
 
 class KeyCheck:

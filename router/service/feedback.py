@@ -110,9 +110,17 @@ class Feedback:
 
     @classmethod
     def open(
-        cls, settings: Settings, registry: CollectorRegistry, arrivals: Arrivals, executor: Executor, look: "LookInFull"
+        cls,
+        settings: Settings,
+        registry: CollectorRegistry,
+        arrivals: Arrivals,
+        executor: Executor,
+        look: "LookInFull",
+        rated: "Rated",
     ) -> "Feedback":
         """Open the store that the settings name. executor: where long prompts are read. look: Router.see.
+
+        rated: told of each rating of a decision once it is durable, on the event loop.
 
         Raises:
             StoreError: it cannot be opened.
@@ -124,7 +132,7 @@ class Feedback:
         metrics = FeedbackMetrics(
             registry, in_flight=lambda: endpoint.n_in_flight, store=None if desk is None else desk.store
         )
-        endpoint = FeedbackEndpoint(desk, keeper, settings, metrics, arrivals, look, reading, encoding)
+        endpoint = FeedbackEndpoint(desk, keeper, settings, metrics, arrivals, look, rated, reading, encoding)
         return cls(keeper, endpoint, metrics, desk, (reading, encoding))
 
     def close(self) -> None:
@@ -133,6 +141,10 @@ class Feedback:
             one.shutdown(wait=False, cancel_futures=True)
         if self._desk is not None:
             self._desk.store.close()
+
+
+Rated = Callable[[PendingDecision, float], object]
+"""Takes in what a decision's model was found to be worth, 0..1."""
 
 
 class LookInFull(Protocol):
@@ -153,6 +165,7 @@ class FeedbackEndpoint:
         metrics: FeedbackMetrics,
         arrivals: Arrivals,
         look: LookInFull,
+        rated: "Rated",
         reading: Executor,
         encoding: Executor,
     ) -> None:
@@ -163,6 +176,7 @@ class FeedbackEndpoint:
         self._metrics = metrics
         self._arrivals = arrivals
         self._look = look
+        self._rated = rated
         self._encoding = encoding
         self._lookups = None if desk is None else _Lookups(desk.store.find_many_pending, reading)
         self._n_encoding = 0
@@ -222,7 +236,10 @@ class FeedbackEndpoint:
         desk.check(verdict.decision_id, judge)
         await self._keeper.settled(verdict.decision_id)
         decided = await self._find(verdict.decision_id)
-        return await asyncio.wrap_future(desk.judge_found(verdict, decided, judge=judge))
+        receipt = await asyncio.wrap_future(desk.judge_found(verdict, decided, judge=judge))
+        if decided is not None and verdict.rating is not None and not receipt.known:
+            self._rated(decided, verdict.rating)
+        return receipt
 
     async def _find(self, decision_id: str) -> PendingDecision | None:
         return None if self._lookups is None else await self._lookups.find(decision_id)

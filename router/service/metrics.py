@@ -203,6 +203,10 @@ class Metrics:
         self._observe_lag_s(lag_ms / 1000)
         self._max_lag_s = max(self._max_lag_s, lag_ms / 1000)
 
+    def include(self, collector: Collector) -> None:
+        """Show what another one counts, too."""
+        self._registry.register(collector)
+
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format, whose content type is ``CONTENT_TYPE``."""
         return generate_latest(_WithoutCreated(self._registry))

@@ -26,6 +26,7 @@ from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, refused_body, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
 from router.service.settings import Settings
+from router.service.watch import Watch
 from router.types import Decision, Messages, Needs, Seen
 from router.worker import Ticket
 
@@ -55,8 +56,9 @@ class RouteEndpoint:
         backlog: Backlog,
         executor: Executor,
         keeper: Keeper,
+        watch: Watch,
     ) -> None:
-        """executor: where long prompts are decided, one at a time."""
+        """executor: where long prompts are decided, one at a time. watch: sees what was answered."""
         self._live = live
         self._settings = settings
         self._metrics = metrics
@@ -64,6 +66,7 @@ class RouteEndpoint:
         self._backlog = backlog
         self._executor = executor
         self._keeper = keeper
+        self._watch = watch
         self._log = DecisionLog(settings.log_decisions)
         self._desk: _Desk | None = None
         self.n_in_flight = 0
@@ -129,6 +132,7 @@ class RouteEndpoint:
         if decision.policy is not None:
             self._metrics.decided_under(decision.policy)
         self._log.write(decision, asked, caller, session)
+        self._watch.answered(decision, asked, needs, partial(self._policies_of, asked, caller))
         await self._keeper.keep(decision, asked, caller, self._see)
 
     def _see(self, prompt: str | Messages, seen: Seen | None) -> Seen:

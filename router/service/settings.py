@@ -262,6 +262,32 @@ class Settings:
         default=0.0,
         metadata=_row("feedback", "feedback that is older is deleted; 0 keeps it", unit="days", low=0, high=36_500),
     )
+    drift_window: int = field(
+        default=1_000,
+        metadata=_row(
+            "drift",
+            "decisions, and ratings, that drift is told from; 0 does not watch it",
+            unit="decisions",
+            low=0,
+            high=100_000,
+        ),
+    )
+    shadow_artifact: Path | None = field(
+        default=None,
+        metadata=_row("shadow", "artifact that decides beside the one that serves, when the answer was written"),
+    )
+    shadow_share: float = field(
+        default=0.1, metadata=_row("shadow", "share of the decisions that it makes again", low=0, high=1)
+    )
+    shadow_log: Path | None = field(
+        default=None, metadata=_row("shadow", "file of what it decides, as JSON Lines without text")
+    )
+    shadow_log_max_bytes: int = field(
+        default=128 * 2**20,
+        metadata=_row(
+            "shadow", "size of that file and the three before it together", unit="bytes", low=65_536, high=2**40
+        ),
+    )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     policies: PolicyBook = field(default_factory=PolicyBook)
 
@@ -274,6 +300,8 @@ class Settings:
         """
         for setting in SETTINGS:
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), setting.name))
+        if self.shadow_artifact is not None and self.shadow_log is None:
+            raise ConfigError("shadow.artifact has a value, but not shadow.log: expected a file for what it decides")
         if self.api_keys_file is not None and not self.api_keys:
             object.__setattr__(self, "api_keys", ApiKeys.from_file(self.api_keys_file))
         for place, one in enumerate(self.policies.bindings):

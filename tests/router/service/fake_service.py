@@ -51,6 +51,8 @@ class FakeRouter:
             models=MODELS,
             verdict=Verdict("ROUTE", "ROUTE: 3.1 points better than always small-fast.", "small-fast"),
             tiers=(SimpleNamespace(name="static"),),
+            best=SimpleNamespace(name="static", evidence=SimpleNamespace(kind="scores")),
+            n_rows=0,
         )
         self.n_waiting = self.n_cached = self.n_sessions = 0
         self.profiles: dict[str, ModelProfile] = {}
@@ -141,6 +143,10 @@ class FakeRouter:
     def use_profiles(self, profiles: Mapping[str, ModelProfile]) -> None:
         """Keep them."""
         self.profiles = dict(profiles)
+
+    def rows_again(self, tier: str, rows: object, policy: Policy | None) -> list[Decision]:
+        """Have learnt from no rows."""
+        return []
 
     def close(self) -> None:
         """Have nothing to close."""

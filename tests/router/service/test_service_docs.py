@@ -93,6 +93,8 @@ def sample() -> str:
                 "api_keys_file": "api_keys.txt",
                 "profiles": "profiles.yaml",
                 "feedback_store": "feedback.db",
+                "shadow_artifact": "models/next",
+                "shadow_log": "shadow.jsonl",
             }
             unset = one.default is None
             lines.append(

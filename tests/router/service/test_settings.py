@@ -14,7 +14,7 @@ KEYS = ApiKeys.from_lines(["one", "two"], "the test")
 
 def test_the_table_has_every_field_but_the_keys() -> None:
     assert {one.name for one in SETTINGS} == {one.name for one in fields(Settings)} - {"api_keys", "policies"}
-    assert {one.table for one in SETTINGS} == {"server", "routing", "feedback"}
+    assert {one.table for one in SETTINGS} == {"server", "routing", "feedback", "drift", "shadow"}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: one.name)
@@ -61,6 +61,11 @@ def test_everything_can_be_set() -> None:
         "WHICHMODEL_FEEDBACK_MAX_PENDING": "1",
         "WHICHMODEL_FEEDBACK_MAX_BYTES": "1048576",
         "WHICHMODEL_FEEDBACK_RETENTION_DAYS": "0.5",
+        "WHICHMODEL_DRIFT_WINDOW": "0",
+        "WHICHMODEL_SHADOW_ARTIFACT": "models/next",
+        "WHICHMODEL_SHADOW_SHARE": "0.5",
+        "WHICHMODEL_SHADOW_LOG": "shadow.jsonl",
+        "WHICHMODEL_SHADOW_LOG_MAX_BYTES": "65536",
         "WHICHMODEL_API_KEYS": "one, two",
         "UNRELATED": "x",
     }
@@ -91,6 +96,11 @@ def test_everything_can_be_set() -> None:
         feedback_max_pending=1,
         feedback_max_bytes=2**20,
         feedback_retention_days=0.5,
+        drift_window=0,
+        shadow_artifact=Path("models/next"),
+        shadow_share=0.5,
+        shadow_log=Path("shadow.jsonl"),
+        shadow_log_max_bytes=65_536,
         api_keys=KEYS,
     )
 
