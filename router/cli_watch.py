@@ -23,6 +23,7 @@ Command = Callable[..., argparse.ArgumentParser]
 
 TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 1 << 20
+MAX_REASON_CHARS = 300
 
 DRIFT_EPILOG = """FILE holds one JSON object per line, {"prompt": "..."} or {"messages": [...]}; "-" is stdin. The exit
 code is 0, or 3 where a signal is in alarm. docs/watch.md says what each signal means and where it raises an alarm.
@@ -56,6 +57,8 @@ def add_watch(commands: Any, command: Command) -> None:
     )
     report.add_argument("file", metavar="FILE", help="the file that shadow.log names")
     report.add_argument("--store", metavar="FEEDBACK.db", help="the feedback store, to see how decisions were rated")
+    for side in ("served", "shadow"):
+        report.add_argument(f"--{side}", metavar="ID", help=f"the {side} artifact (default: that of the last record)")
     report.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
 
 
@@ -81,12 +84,12 @@ def _drift(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     records = read_shadow(args.file)
     if args.store is None:
-        report = shadow_report(records)
+        report = shadow_report(records, served_id=args.served, shadow_id=args.shadow)
     else:
         from router.feedback.sqlite_store import SqliteReader  # needs a lock that not every system has
 
         with SqliteReader(args.store) as store:
-            report = shadow_report(records, store.events())
+            report = shadow_report(records, store.events(), served_id=args.served, shadow_id=args.shadow)
     print(render_shadow(report))
     if args.json:
         print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False))
@@ -110,12 +113,21 @@ def _asked(url: str, key_file: str | None) -> JsonObject:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
             report = json.loads(answer.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as exc:
-        raise DataError(f"{address}: answered with status {exc.code}") from exc
+        raise DataError(f"{address}: answered with status {exc.code}{_reason(exc)}") from exc
     except (OSError, ValueError) as exc:
         raise DataError(f"{address}: gave no answer that can be read: {exc}") from exc
     if not isinstance(report, dict) or "status" not in report:
         raise DataError(f"{address}: its answer is no report of drift")
     return report
+
+
+def _reason(refusal: urllib.error.HTTPError) -> str:
+    """Return what a service says beside its status, if it says something."""
+    try:
+        said = json.loads(refusal.read(MAX_ANSWER_BYTES))
+        return ": " + " ".join(str(said["error"]["message"]).split())[:MAX_REASON_CHARS]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _key(path: Path) -> str:

@@ -110,15 +110,27 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherPair:
+    """Two artifacts that were also served and in the shadow, and how many records are of them.
+
+    shadow_id: empty where it could not decide.
+    """
+
+    served_id: str
+    shadow_id: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """All of it. n: records of this pair of artifacts; n_others: of other pairs, left out. n_explored: drawn at random,
+    """All of it. n: records of this pair of artifacts; others: of other pairs, left out. n_explored: drawn at random,
     which says nothing of agreement. from_s, to_s: seconds since 1970.
     """
 
     served_id: str
     shadow_id: str
     n: int
-    n_others: int
+    others: tuple[OtherPair, ...]
     n_damaged: int
     n_refused: int
     n_explored: int
@@ -137,14 +149,20 @@ class ShadowReport:
         return asdict(self)
 
 
-def shadow_report(lines: "Iterable[ShadowRecord | None]", events: Iterable[StoredEvent] | None = None) -> ShadowReport:
+def shadow_report(
+    lines: "Iterable[ShadowRecord | None]",
+    events: Iterable[StoredEvent] | None = None,
+    *,
+    served_id: str | None = None,
+    shadow_id: str | None = None,
+) -> ShadowReport:
     """Return what the records say, None among them being damaged lines. events: of the feedback store, if there is one.
 
-    Of several pairs of artifacts, the report is about the one of the last record.
+    Of several pairs of artifacts, the report is about the one of the last record, of those with the ids that are given.
     """
     read = list(lines)
     records = [one for one in read if one is not None]
-    pair = _pair_of(records)
+    pair = _pair_of(records, served_id, shadow_id)
     own = [one for one in records if _is_of(one, pair)]
     both = [one for one in own if one.shadow is not None and not one.explored]
     agree = [one for one in both if _agrees(one)]
@@ -157,7 +175,7 @@ def shadow_report(lines: "Iterable[ShadowRecord | None]", events: Iterable[Store
         served_id=pair[0],
         shadow_id=pair[1],
         n=len(own),
-        n_others=len(records) - len(own),
+        others=_others(records, pair),
         n_damaged=len(read) - len(records),
         n_refused=sum(one.shadow is None for one in own),
         n_explored=sum(one.explored for one in own),
@@ -183,11 +201,23 @@ def shadow_report(lines: "Iterable[ShadowRecord | None]", events: Iterable[Store
     )
 
 
-def _pair_of(records: Sequence[ShadowRecord]) -> tuple[str, str]:
-    for one in reversed(records):
-        if one.shadow is not None:
+def _pair_of(records: Sequence[ShadowRecord], served_id: str | None, shadow_id: str | None) -> tuple[str, str]:
+    of_served = [one for one in records if served_id in (None, one.served.artifact_id)]
+    for one in reversed(of_served):
+        if one.shadow is not None and shadow_id in (None, one.shadow.artifact_id):
             return one.served.artifact_id, one.shadow.artifact_id
-    return (records[-1].served.artifact_id, "") if records else ("", "")
+    if shadow_id is None and of_served:
+        return of_served[-1].served.artifact_id, ""
+    return served_id or "", shadow_id or ""
+
+
+def _others(records: Iterable[ShadowRecord], pair: tuple[str, str]) -> tuple[OtherPair, ...]:
+    counts = Counter(
+        (one.served.artifact_id, "" if one.shadow is None else one.shadow.artifact_id)
+        for one in records
+        if not _is_of(one, pair)
+    )
+    return tuple(OtherPair(*ids, n) for ids, n in counts.most_common())
 
 
 def _is_of(one: ShadowRecord, pair: tuple[str, str]) -> bool:
@@ -307,12 +337,14 @@ def _values(rated: Sequence[tuple[ShadowRecord, float]]) -> tuple[Mean, Mean, Me
 def render(report: ShadowReport) -> str:
     """Return the report for people."""
     if report.n == 0:
-        return "no records"
+        return "\n".join(["no records", *_other_lines(report)])
     expected, hours = report.expected, (float(report.to_s or 0) - float(report.from_s or 0)) / 3600
+    is_same = report.served_id == report.shadow_id
     tiers = ", ".join(f"{count} {tier}" for tier, count in report.tiers.items())
     lines = [
         f"served {report.served_id}, shadow {report.shadow_id or '(never decided)'}: {report.n} requests in "
         f"{hours:.1f} hours ({tiers})",
+        *(["both are the same artifact: name another one as shadow.artifact"] if is_same else []),
         f"agreement        {_percent(report.agreement)}",
         *(f"  {one.n:>6} x  {one.served} was served, the shadow takes {one.shadow}" for one in report.pairs),
         "expected quality, points",
@@ -336,12 +368,19 @@ def render(report: ShadowReport) -> str:
     for count, what in (
         (report.n_explored, "drawn at random: left out of agreement and expectations"),
         (report.n_refused, "that the shadow could not decide under their policy"),
-        (report.n_others, "of other artifacts: left out"),
         (report.n_damaged, "damaged lines: left out"),
     ):
         if count:
             lines.append(f"{count} {what}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_other_lines(report)])
+
+
+def _other_lines(report: ShadowReport) -> list[str]:
+    return [
+        f"{one.n} of served {one.served_id}, shadow {one.shadow_id or '(never decided)'}: left out; "
+        "--served and --shadow name others"
+        for one in report.others[:MAX_PAIRS]
+    ]
 
 
 def _found_lines(found: Found | None) -> list[str]:

@@ -155,8 +155,24 @@ class TestAgreement:
     def test_other_artifacts_and_damage_are_left_out_and_counted(self) -> None:
         old = record(1, served=replace(SERVED, artifact_id="0000"))
         report = shadow_report([old, None, record(2), record(3, shadow=None, problem="policy")])
-        assert (report.n, report.n_others, report.n_damaged, report.n_refused, report.agreement.n) == (2, 1, 1, 1, 1)
-        assert "1 of other artifacts" in render(report) and "1 damaged" in render(report)
+        assert (report.n, report.n_damaged, report.n_refused, report.agreement.n) == (2, 1, 1, 1)
+        assert "1 of served 0000, shadow bbbb: left out" in render(report) and "1 damaged" in render(report)
+
+    def test_other_artifacts_can_be_named(self) -> None:
+        old = [record(n, served=replace(SERVED, artifact_id="0000")) for n in range(3)]
+        records = [*old, record(9)]
+        for names in ({"served_id": "0000"}, {"served_id": "0000", "shadow_id": "bbbb"}):
+            report = shadow_report(records, **names)
+            assert (report.served_id, report.n, [one.n for one in report.others]) == ("0000", 3, [1])
+        assert shadow_report(records, shadow_id="bbbb").served_id == "aaaa"
+        unheard = shadow_report(records, shadow_id="cccc")
+        assert (unheard.n, [one.n for one in unheard.others]) == (0, [3, 1])
+        assert render(unheard).startswith("no records\n3 of served 0000, shadow bbbb")
+
+    def test_one_artifact_twice_is_told(self) -> None:
+        itself = record(1, shadow=replace(SHADOW, artifact_id="aaaa", model="small"))
+        assert "both are the same artifact" in render(shadow_report([itself]))
+        assert "both are the same artifact" not in render(shadow_report([record(1)]))
 
     def test_nothing_is_told_from_nothing(self) -> None:
         assert render(shadow_report([])) == "no records"

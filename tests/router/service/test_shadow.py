@@ -28,7 +28,7 @@ from router.service.schema import RouteRequest
 from router.service.settings import Settings
 from router.service.shadow import MAX_CHARS, Shadow
 from router.shadow_log import ShadowLog, ShadowRecord, read_shadow
-from router.types import Decision, Endpoint, ModelProfile, Policy
+from router.types import Decision, Endpoint, ModelProfile, Needs, Policy
 
 SECRET = "CANARY-PROMPT"
 
@@ -42,11 +42,13 @@ class OtherRouter(FakeRouter):
         self.first = first
         self.policies: list[Policy] = []
         self.tiers: list[str] = []
+        self.needs: list[Needs | None] = []
         self.closed = False
 
-    def answer_of(self, tier: str, prompt: Any, policy: Policy, **_: Any) -> Decision:
+    def answer_of(self, tier: str, prompt: Any, policy: Policy, *, needs: Needs | None, **_: Any) -> Decision:
         """Decide."""
         self.first()
+        self.needs.append(needs)
         self.policies.append(policy)
         self.tiers.append(tier)
         decision = self.route(prompt, policy)
@@ -140,6 +142,15 @@ def test_the_policy_holds_for_both_but_the_shadow_never_explores(path: Path) -> 
     assert record.explore_share == 0.5 and record.shadow is not None and record.shadow.model == MODELS[1]
 
 
+def test_both_know_what_a_request_needs(path: Path) -> None:
+    other = OtherRouter()
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with shadowed(other, path) as (client, shadow):
+        client.route({"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]})
+        wait_for(lambda: offered(shadow) == 1)
+    assert other.needs[0] is not None and "vision" in other.needs[0].capabilities
+
+
 def test_a_policy_that_leaves_the_shadow_no_model_is_kept_as_such(path: Path) -> None:
     def refuse() -> None:
         raise PolicyError("no model is left")
@@ -225,7 +236,7 @@ def test_the_share_goes_by_the_id(path: Path, fake_router: FakeRouter) -> None:
 
 def test_long_prompts_do_not_wait(path: Path, fake_router: FakeRouter) -> None:
     shadow = Shadow(as_router(OtherRouter()), 1.0, ShadowLog(path, 2**20))
-    shadow.offer(fake_router.route("x"), RouteRequest(prompt="x" * (MAX_CHARS + 1)), (Policy(), {}))
+    shadow.offer(fake_router.route("x"), RouteRequest(prompt="x" * (MAX_CHARS + 1)), None, (Policy(), {}))
     assert shadow.counts["dropped"] == 1
 
 
@@ -236,7 +247,7 @@ def test_the_same_tier_is_asked_where_there_is_one(
     other = OtherRouter()
     shadow = Shadow(as_router(other), 1.0, ShadowLog(path, 2**20))
     shadow.start()
-    shadow.offer(replace(fake_router.route("x"), tier=served), RouteRequest(prompt="x"), (Policy(), {}))
+    shadow.offer(replace(fake_router.route("x"), tier=served), RouteRequest(prompt="x"), None, (Policy(), {}))
     wait_for(lambda: offered(shadow) == 1)
     shadow.close()
     assert set(other.tiers) == {wanted}
@@ -300,7 +311,7 @@ class TestWithArtifacts:
         asked = replace(FakeRouter().route("x"), decision_id="a")
         shadow.start()
         shadow.offer(
-            asked, RouteRequest(prompt="Which herbs go with chicken?"), (Policy(candidates=("chef-large",)), {})
+            asked, RouteRequest(prompt="Which herbs go with chicken?"), None, (Policy(candidates=("chef-large",)), {})
         )
         wait_for(lambda: offered(shadow) == 1)
         shadow.close()

@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_service import FakeRouter, as_router, start_server, stop_server
+from fake_service import MODELS, Client, FakeRouter, as_router, start_server, stop_server
 from prometheus_client import CollectorRegistry, generate_latest
 
 from router import drift
 from router.artifact import RouterArtifact
 from router.cli import main
 from router.drift import OK, SIGNALS, TOO_FEW, UNKNOWN
+from router.feedback.events import PendingDecision
 from router.policies import PolicyBook
 from router.router import Router
 from router.service import watch as watch_room
 from router.service.schema import RouteRequest
 from router.service.settings import Settings
 from router.service.shadow import BUSY_SHARE, MAX_CHARS, MAX_WAITING, OUTCOMES, Shadow
-from router.service.watch import N_PREDICTED, Watch
+from router.service.watch import Watch
 from router.shadow_log import ShadowLog
 from router.types import Decision, Policy
 
@@ -40,6 +41,23 @@ def settled(watch: Watch) -> None:
     for thread in threading.enumerate():
         if thread.name == "drift":
             thread.join(60)
+
+
+def kept(artifact_id: str, quality: float | None = 0.7) -> PendingDecision:
+    """Return a decision as it is kept to be judged."""
+    return PendingDecision(
+        decision_id="an-id",
+        created_s=1.0,
+        expires_s=2.0,
+        key_id="anybody",
+        artifact_id=artifact_id,
+        tier="static",
+        candidates=(MODELS[0],),
+        model=MODELS[0],
+        propensity=1.0,
+        prompt_hash="00",
+        quality=quality,
+    )
 
 
 @pytest.fixture
@@ -64,7 +82,7 @@ def exposed(watch: Watch) -> str:
 
 def test_decisions_are_counted_and_labels_are_of_signals_alone(watch: Watch, decision: Decision) -> None:
     for _ in range(3):
-        watch.answered(decision, ASKED, no_policies)
+        watch.answered(decision, ASKED, None, no_policies)
     text = exposed(watch)
     assert "whichmodel_drift_decisions 3.0" in text
     assert 'whichmodel_drift_status{signal="far"} -1.0' in text
@@ -73,11 +91,11 @@ def test_decisions_are_counted_and_labels_are_of_signals_alone(watch: Watch, dec
 
 
 def test_only_usual_policies_tell_of_models(watch: Watch, decision: Decision) -> None:
-    watch.answered(decision, ASKED, no_policies)
-    watch.answered(decision, RouteRequest(prompt="x", policy={"strategy": "cheap"}), no_policies)
-    watch.answered(replace(decision, policy="house"), ASKED, no_policies)
-    watch.answered(replace(decision, propensity=0.1), ASKED, no_policies)
-    watch.answered(replace(decision, session="kept"), ASKED, no_policies)
+    watch.answered(decision, ASKED, None, no_policies)
+    watch.answered(decision, RouteRequest(prompt="x", policy={"strategy": "cheap"}), None, no_policies)
+    watch.answered(replace(decision, policy="house"), ASKED, None, no_policies)
+    watch.answered(replace(decision, propensity=0.1), ASKED, None, no_policies)
+    watch.answered(replace(decision, session="kept"), ASKED, None, no_policies)
     report = watch.report()
     assert (report.n_decisions, report.signal("models").n) == (5, 1)
 
@@ -85,47 +103,61 @@ def test_only_usual_policies_tell_of_models(watch: Watch, decision: Decision) ->
 def test_a_default_policy_is_the_usual_one(fake_router: FakeRouter, decision: Decision) -> None:
     watch = Watch(Settings(policies=PolicyBook({"house": Policy(name="house")}, default="house")))
     watch.start(as_router(fake_router))
-    watch.answered(replace(decision, policy="house"), ASKED, no_policies)
-    watch.answered(decision, ASKED, no_policies)
+    watch.answered(replace(decision, policy="house"), ASKED, None, no_policies)
+    watch.answered(decision, ASKED, None, no_policies)
     watch.close()
     assert watch.report().signal("models").n == 1
 
 
 def test_another_router_begins_anew(watch: Watch, decision: Decision) -> None:
-    watch.answered(decision, ASKED, no_policies)
+    watch.answered(decision, ASKED, None, no_policies)
     other = FakeRouter()
     other.artifact.id = "fake-0002"
     watch.follow(as_router(other))
     assert watch.report().n_decisions == 0
-    watch.answered(decision, ASKED, no_policies)  # one that the router before was still with
-    watch.answered(replace(decision, artifact_id="fake-0002"), ASKED, no_policies)
+    watch.answered(decision, ASKED, None, no_policies)  # one that the router before was still with
+    watch.answered(replace(decision, artifact_id="fake-0002"), ASKED, None, no_policies)
     assert (watch.report().n_decisions, watch.report().artifact_id) == (1, "fake-0002")
-    assert not watch.rated(decision.decision_id + "x", 0.5)
+    watch.rated(kept("fake-0001"), 0.5)
+    assert watch.report().signal("calibration").n == 0
+    watch.rated(kept("fake-0002"), 0.5)
+    assert watch.report().signal("calibration").n == 1
 
 
-def test_ratings_are_joined_by_id_once(watch: Watch, decision: Decision) -> None:
+def test_the_same_artifact_again_goes_on(watch: Watch, decision: Decision) -> None:
+    watch.answered(decision, ASKED, None, no_policies)
+    watch.follow(as_router(FakeRouter()))
+    assert watch.report().n_decisions == 1
+
+
+def test_ratings_are_compared_with_what_was_expected(watch: Watch) -> None:
     for number in range(60):
-        watch.answered(replace(decision, decision_id=f"id-{number}"), ASKED, no_policies)
-    assert all(watch.rated(f"id-{number}", 0.7 + 0.001 * (-1) ** number) for number in range(60))
-    assert not watch.rated("id-0", 0.7) and not watch.rated("unheard of", 0.7)
+        watch.rated(kept("fake-0001", quality=0.9), 0.7 + 0.001 * (-1) ** number)
+    watch.rated(kept("fake-0001", quality=None), 0.7)  # nothing was expected
     signal = watch.report().signal("calibration")
-    assert (signal.n, signal.status) == (60, OK) and signal.value == pytest.approx(0.0, abs=1e-6)
-
-
-def test_what_is_held_for_ratings_is_bounded(watch: Watch, decision: Decision) -> None:
-    for number in range(N_PREDICTED + 10):
-        watch.answered(replace(decision, decision_id=f"id-{number}"), ASKED, no_policies)
-    assert not watch.rated("id-9", 0.7)
-    assert watch.rated("id-10", 0.7)
+    assert (signal.n, signal.status) == (60, "alarm") and signal.value == pytest.approx(0.2, abs=1e-6)
 
 
 def test_it_can_be_turned_off(fake_router: FakeRouter, decision: Decision) -> None:
     watch = Watch(Settings(drift_window=0))
     watch.start(as_router(fake_router))
-    watch.answered(decision, ASKED, no_policies)
+    watch.answered(decision, ASKED, None, no_policies)
     assert exposed(watch) == "" and watch.report().n_decisions == 0
     assert "drift" not in {one.name for one in threading.enumerate()}
+    watch.rated(kept("fake-0001"), 0.5)
+    assert watch.report().signal("calibration").n == 0
     watch.close()
+
+
+class TestTurnedOff:
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings(drift_window=0)
+
+    def test_the_endpoint_says_so(self, client: Client) -> None:
+        answer = client.ask("GET", "/drift")
+        assert answer.status == 404 and answer.json["error"]["type"] == "drift_off"
+        assert "drift.window" in answer.json["error"]["message"]
 
 
 def test_the_reference_comes_in_the_background(artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +168,7 @@ def test_the_reference_comes_in_the_background(artifact: RouterArtifact, monkeyp
     settled(watch)
     for _ in range(150):
         decision = router.route("Fix the regex in my cache script", latency_budget_ms=10_000, cache=False)
-        watch.answered(decision, ASKED, no_policies)
+        watch.answered(decision, ASKED, None, no_policies)
     report = watch.report()
     assert report.signal("intents").status == "alarm" and report.signal("far").status == OK
     watch.close()
@@ -189,7 +221,6 @@ def test_the_page_has_the_thresholds_in_force() -> None:
         f"| `calibration` | difference | {drift.ERROR_WATCH:g} | {drift.ERROR_ALARM:g} |",
         f"{drift.MIN_DECISIONS} decisions or {drift.MIN_RATINGS} ratings",
         f"{drift.N_ROWS:,} of its rows",
-        f"the last {N_PREDICTED:,} decisions",
         f"{MAX_WAITING} requests",
         f"{MAX_CHARS:,} characters",
         f"{100 * BUSY_SHARE:.0f} % of the time",
