@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from router.artifact import RouterArtifact, load_artifact
-from router.errors import ConfigError
+from router.errors import ArtifactError, ConfigError
 from router.misnamed import misnamed
 from router.policies import PolicyBook
 from router.profiles import read_profiles
 from router.service.auth import check_bind
 from router.service.config import Config, misspelt_variables, read_config
-from router.service.settings import KEYS_VARIABLE, SETTINGS, Setting
+from router.service.settings import KEYS_VARIABLE, SETTINGS, Setting, Settings
+from router.shadow_log import check_log
 from router.types import ModelProfile
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -66,7 +67,8 @@ def _metavar(setting: Setting) -> str:
         return "FILE"
     if setting.kind is bool:
         return "true|false"
-    return "|".join(setting.choices) or setting.unit.upper() or ("N" if setting.kind is int else setting.name.upper())
+    own = "N" if setting.kind is int else setting.short_name.upper()
+    return "|".join(setting.choices) or setting.unit.upper() or own
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -98,13 +100,13 @@ def _check(config: Config) -> int:
     check_bind(settings.host, settings.api_keys)
     artifact = load_artifact(settings.artifact) if settings.artifact is not None else None
     profiles = read_profiles(settings.profiles) if settings.profiles is not None else None
-    shadow = load_artifact(settings.shadow_artifact) if settings.shadow_artifact is not None else None
+    shadow = _check_shadow(settings)
     _say_misspelt()
     print(config.render())
     if profiles is not None:
         print(_about_profiles(profiles, artifact))
-    if shadow is not None:
-        print(f"shadow artifact {shadow.id} is whole, its verdict {shadow.verdict.label}")
+    if shadow:
+        print(shadow)
     if artifact is not None:
         for line in _doubts(settings.policies, artifact):
             print(line)
@@ -113,6 +115,24 @@ def _check(config: Config) -> int:
     else:
         print(f"ok: the settings are in order; artifact {artifact.id} is whole, its verdict {artifact.verdict.label}")
     return 0
+
+
+def _check_shadow(settings: Settings) -> str:
+    """Return what is said of the shadow; nothing where none is configured.
+
+    Raises:
+        ArtifactError, ConfigError: it would keep the service from starting.
+    """
+    if settings.shadow_artifact is None or settings.shadow_log is None:
+        return ""
+    if settings.shadow_share == 0:
+        return "shadow.share is 0: no shadow decides"
+    check_log(settings.shadow_log)
+    try:
+        shadow = load_artifact(settings.shadow_artifact)
+    except ArtifactError as exc:
+        raise ArtifactError(f"shadow.artifact: {exc}") from exc
+    return f"shadow artifact {shadow.id} is whole, its verdict {shadow.verdict.label}"
 
 
 def _doubts(policies: PolicyBook, artifact: RouterArtifact) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from router.errors import DataError
+from router.errors import ConfigError, DataError
 from router.types import Decision, JsonObject
 
 # The file itself and those before it, FILE.1 being the newest of them; each holds its part of what is allowed.
@@ -148,6 +148,18 @@ class ShadowLog:
             if newer.exists():
                 newer.replace(older)
         self._open()
+
+
+def check_log(path: Path) -> None:
+    """Refuse a path that no disk with more room would make a file.
+
+    Raises:
+        ConfigError: it is a directory, or in none.
+    """
+    if path.is_dir():
+        raise ConfigError(f"shadow.log: {path} is a directory: expected a file, made where there is none")
+    if not path.parent.is_dir():
+        raise ConfigError(f"shadow.log: {path} is in no directory that there is")
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -337,7 +337,8 @@ def _values(rated: Sequence[tuple[ShadowRecord, float]]) -> tuple[Mean, Mean, Me
 def render(report: ShadowReport) -> str:
     """Return the report for people."""
     if report.n == 0:
-        return "\n".join(["no records", *_other_lines(report)])
+        damaged = f"; {report.n_damaged} damaged lines" if report.n_damaged else ""
+        return "\n".join([f"no records{damaged}", *_other_lines(report)])
     expected, hours = report.expected, (float(report.to_s or 0) - float(report.from_s or 0)) / 3600
     is_same = report.served_id == report.shadow_id
     tiers = ", ".join(f"{count} {tier}" for tier, count in report.tiers.items())

@@ -16,14 +16,14 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from router.deadline import now_ms
 from router.encoder import ONNX_ERRORS
-from router.errors import PolicyError, RouterError
+from router.errors import ArtifactError, EncoderError, PolicyError, RouterError
 from router.policies import Resolved
 from router.prompt import fold_messages, prompt_hash
 from router.router import Router
 from router.rung import PRIOR
 from router.service.schema import RouteRequest
 from router.service.settings import Settings
-from router.shadow_log import ShadowLog, ShadowRecord, Side
+from router.shadow_log import ShadowLog, ShadowRecord, Side, check_log
 from router.types import Decision, Messages, ModelProfile, Needs, Policy
 from router.worker import yield_to_others
 
@@ -74,13 +74,18 @@ class Shadow:
         """Load what the settings name; None where they name none, or a share of 0.
 
         Raises:
+            ConfigError: what they name as its file cannot be one.
             ArtifactError, EncoderError: as ``Router.load``.
         """
         if settings.shadow_artifact is None or settings.shadow_log is None or settings.shadow_share == 0:
             return None
-        router = Router.load(
-            settings.shadow_artifact, cache_entries=0, encoder_threads=1, encoder_nice=NICE, max_sessions=0
-        )
+        check_log(settings.shadow_log)
+        try:
+            router = Router.load(
+                settings.shadow_artifact, cache_entries=0, encoder_threads=1, encoder_nice=NICE, max_sessions=0
+            )
+        except (ArtifactError, EncoderError) as exc:
+            raise type(exc)(f"shadow.artifact: {exc}") from exc
         return cls(router, settings.shadow_share, ShadowLog(settings.shadow_log, settings.shadow_log_max_bytes))
 
     @property

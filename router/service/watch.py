@@ -66,6 +66,8 @@ class Watch(Collector):
         artifact = router.artifact
         if artifact.id == self._artifact_id:
             return
+        if self._shadow is not None and artifact.id == self._shadow.artifact_id:
+            logger.warning("shadow.artifact is the artifact that serves, so that both always decide the same")
         self._following.set()
         self._following = threading.Event()
         self._window = DriftWindow(max(1, self._size))

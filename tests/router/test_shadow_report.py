@@ -176,6 +176,7 @@ class TestAgreement:
 
     def test_nothing_is_told_from_nothing(self) -> None:
         assert render(shadow_report([])) == "no records"
+        assert render(shadow_report([None])) == "no records; 1 damaged lines"
         refused = shadow_report([record(1, shadow=None, problem="policy")])
         assert refused.agreement.value is None and "(never decided)" in render(refused)
 

@@ -221,6 +221,14 @@ def test_refused_requests_are_none_of_its_business(path: Path) -> None:
         assert offered(shadow) == 0
 
 
+def test_one_that_is_what_serves_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = OtherRouter()
+    other.artifact.id = "fake-0001"
+    with shadowed(other, path):
+        pass
+    assert "both always decide the same" in caplog.text
+
+
 def test_the_share_goes_by_the_id(path: Path, fake_router: FakeRouter) -> None:
     decision = fake_router.route("x")
     some = [replace(decision, decision_id=f"{number:032x}") for number in range(4_000)]
@@ -319,8 +327,13 @@ class TestWithArtifacts:
         assert record.shadow is not None and record.shadow.endpoint == "else"
 
     def test_what_cannot_be_loaded_keeps_the_service_from_starting(self, path: Path, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match="nowhere"):
+        with pytest.raises(ArtifactError, match=r"shadow\.artifact: .*nowhere"):
             create_app(as_router(FakeRouter()), Settings(shadow_artifact=tmp_path / "nowhere", shadow_log=path))
+
+    @pytest.mark.parametrize(("name", "message"), [(".", "is a directory"), ("no/shadow.jsonl", "in no directory")])
+    def test_a_file_that_cannot_be_keeps_it_from_starting(self, tmp_path: Path, name: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=rf"shadow\.log: .*{message}"):
+            Shadow.from_settings(Settings(shadow_artifact=tmp_path / "any", shadow_log=tmp_path / name))
 
     def test_check_config_looks_at_it(
         self, directories: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -330,6 +343,13 @@ class TestWithArtifacts:
         assert main(["serve", "--config", str(config), "--check-config"]) == 0
         out = capsys.readouterr().out
         assert "shadow.share" in out and "shadow artifact" in out
+        config.write_text(config.read_text().replace("'shadow.jsonl'", "'no/shadow.jsonl'"))
+        assert main(["serve", "--config", str(config), "--check-config"]) == 1
+        assert "shadow.log" in capsys.readouterr().err
+        config.write_text(config.read_text().replace("0.5", "0.0"))
+        assert main(["serve", "--config", str(config), "--check-config"]) == 0
+        assert "no shadow decides" in capsys.readouterr().out
+        config.write_text(config.read_text().replace("0.0", "0.5").replace("no/", ""))
         (directories[1] / "manifest.json").write_text("{}")
         assert main(["serve", "--config", str(config), "--check-config"]) == 1
 

@@ -239,9 +239,11 @@ class TestTheCommandLine:
 
     def test_refusals_are_one_line(self, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "empty").write_text("\n")
+        (tmp_path / "key").write_text("a-key\n")
         url = f"http://127.0.0.1:{server.port}"
         for arguments, message in (
             (["--url", url], "status 401"),
+            (["--url", f"{url}/nothing", "--key-file", str(tmp_path / "key")], "status 404: not found"),
             (["--url", "file:///etc/passwd"], "expected one that begins with http"),
             (["--url", "http://127.0.0.1:1"], "gave no answer"),
             (["--url", url, "--key-file", str(tmp_path / "empty")], "expected an API key"),
