@@ -23,7 +23,7 @@ from router.errors import (
     StoreFullError,
     UnknownDecisionError,
 )
-from router.feedback.events import PendingDecision, Verdict
+from router.feedback.events import FeedbackEvent, PendingDecision, Verdict
 from router.feedback.sqlite_rows import (
     EVENT_COLUMNS,
     PENDING_COLUMNS,
@@ -281,30 +281,31 @@ class SqliteWriter:
         for (_, deletion), (n_events, n_pending) in zip(batch.deletions, deleted, strict=True):
             deletion.set_result(Deletion(n_events, n_pending, wiped))
 
-    def _joined(self, events: Sequence[Row | Judged]) -> list[Row | Refusal]:
-        """Return the row of each event: verdicts are joined with their decisions, or refused."""
+    def _joined(self, events: Sequence[Row | Judged]) -> list[Row | FeedbackEvent | Refusal]:
+        """Return each event as it came, but verdicts joined with their decisions, or refused."""
         ids = [one.verdict.decision_id for one in events if isinstance(one, Judged)]
         marks = ", ".join("?" * len(ids))
         rows = self._connection.execute(f"{SELECT_PENDING} IN ({marks})", ids).fetchall() if ids else []
         decisions = {row[0]: row for row in rows}
         return [self._join(one, decisions) if isinstance(one, Judged) else one for one in events]
 
-    def _join(self, judged: Judged, decisions: Mapping[str, Row]) -> Row | Refusal:
+    def _join(self, judged: Judged, decisions: Mapping[str, Row]) -> FeedbackEvent | Refusal:
         found = decisions.get(judged.verdict.decision_id)
         if found is None:
             return UnknownDecisionError(
                 "decision_id: the decision is not held: it was deleted, made room for newer ones, or was never kept"
             )
         try:
-            return event_row(judged.verdict.on(read_pending(found, self._where), judged.judge, judged.received_s))
+            return judged.verdict.on(read_pending(found, self._where), judged.judge, judged.received_s)
         except (FeedbackError, StoreError) as exc:
             return exc
 
-    def _add_all(self, joined: Sequence[Row | Refusal], *, full: bool) -> list[Receipt | Refusal]:
+    def _add_all(self, joined: Sequence[Row | FeedbackEvent | Refusal], *, full: bool) -> list[Receipt | Refusal]:
         """Add events as ``_add`` each; what was refused stays so."""
-        rows = [one for one in joined if isinstance(one, tuple)]
+        accepted = [one for one in joined if isinstance(one, tuple | FeedbackEvent)]
+        rows = [event_row(one) if isinstance(one, FeedbackEvent) else one for one in accepted]
         added = iter(self._add_rows(rows, full=full))
-        return [next(added) if isinstance(one, tuple) else one for one in joined]
+        return [_told(next(added), one) if isinstance(one, tuple | FeedbackEvent) else one for one in joined]
 
     def _add_rows(self, rows: list[Row], *, full: bool) -> Sequence[Receipt | Refusal]:
         """Add events as ``_add`` each: in one go where all are new, as most are, which takes half the time."""
@@ -433,6 +434,13 @@ class SqliteWriter:
         if self._connection.in_transaction:
             with suppress(sqlite3.Error):  # the disk is gone, perhaps; what was not committed is not there either way
                 self._connection.rollback()
+
+
+def _told(answer: Receipt | Refusal, event: Row | FeedbackEvent) -> Receipt | Refusal:
+    """Return what is told of an event that was handed in: with the event where it was made of a verdict, and added."""
+    if isinstance(answer, Receipt) and isinstance(event, FeedbackEvent) and not answer.known:
+        return Receipt(answer.seq, answer.known, event)
+    return answer
 
 
 def _give_up(batch: _Batch, why: str) -> None:

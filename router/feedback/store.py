@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.errors import FeedbackError
@@ -13,11 +13,13 @@ from router.feedback.events import FeedbackEvent, PendingDecision, Verdict
 class Receipt:
     """An event is on the disk. seq: its number; numbers rise, with gaps.
 
-    known: it had been sent before, and was not added again.
+    known: it had been sent before, and was not added again. judged: the event that a verdict on a decision was added
+    as.
     """
 
     seq: int
     known: bool
+    judged: FeedbackEvent | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -792,6 +792,7 @@ def test_verdicts_written_together_are_each_joined_with_their_own_decision(tmp_p
         assert [(one.decision_id, one.outcome) for one in held] == [
             (f"decision-{n}", Score("small", n / 10)) for n in (4, 2, 0)
         ]
+        assert [one.judged for one in answers if isinstance(one, Receipt)] == held
         assert store.add_verdict(said[0], "k", NOW_S).result(10) == Receipt(answers[0].seq, known=True)
 
 
