@@ -131,7 +131,7 @@ def create_app(router: Router, settings: Settings) -> Service:
     profiles = ProfilesFile(settings.profiles, watch.over(partial(_use_profiles, live)), metrics.profiles_reloaded)
     profiles.load()
     # Last of what may fail: it holds a lock.
-    feedback = Feedback.open(settings, metrics.registry, arrivals, executor, partial(_see, live), watch.rated)
+    feedback = Feedback.open(settings, metrics.registry, arrivals, executor, partial(_see, live), watch.judged)
     endpoint = RouteEndpoint(live, settings, metrics, arrivals, backlog, executor, feedback.keeper, watch)
     reloads = Reloads(live, settings, profiles, partial(_on_reload, live, endpoint, metrics, watch))
 

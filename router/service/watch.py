@@ -21,7 +21,7 @@ from router.drift import (
 )
 from router.encoder import ONNX_ERRORS
 from router.errors import RouterError
-from router.feedback.events import PendingDecision
+from router.feedback.events import FeedbackEvent, Score
 from router.router import Router
 from router.service.schema import RouteRequest
 from router.service.settings import Settings
@@ -84,10 +84,11 @@ class Watch(Collector):
         if self._shadow is not None and self._shadow.wants(decision):
             self._shadow.offer(decision, asked, needs, policies())
 
-    def rated(self, decided: PendingDecision, rating: float) -> None:
-        """Take in a rating, 0..1, of the model of a decision; one of another artifact, or from before, says nothing."""
-        if self._size > 0 and decided.artifact_id == self._artifact_id and decided.quality is not None:
-            self._window.rated(decided.quality, rating)
+    def judged(self, event: FeedbackEvent) -> None:
+        """Take in a verdict: a rating counts beside what was expected when this artifact decided; no other does."""
+        is_ours = self._size > 0 and event.artifact_id == self._artifact_id
+        if is_ours and isinstance(event.outcome, Score) and event.quality is not None:
+            self._window.rated(event.quality, event.outcome.score)
 
     def over(self, use: Callable[[Mapping[str, ModelProfile]], object]) -> Callable[[Mapping[str, ModelProfile]], None]:
         """Return what gives profiles to ``use`` and to the shadow alike."""

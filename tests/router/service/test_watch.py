@@ -17,7 +17,7 @@ from router import drift
 from router.artifact import RouterArtifact
 from router.cli import main
 from router.drift import OK, SIGNALS, TOO_FEW, UNKNOWN
-from router.feedback.events import PendingDecision
+from router.feedback.events import Battle, FeedbackEvent, Score
 from router.policies import PolicyBook
 from router.router import Router
 from router.service import watch as watch_room
@@ -43,21 +43,9 @@ def settled(watch: Watch) -> None:
             thread.join(60)
 
 
-def kept(artifact_id: str, quality: float | None = 0.7) -> PendingDecision:
-    """Return a decision as it is kept to be judged."""
-    return PendingDecision(
-        decision_id="an-id",
-        created_s=1.0,
-        expires_s=2.0,
-        key_id="anybody",
-        artifact_id=artifact_id,
-        tier="static",
-        candidates=(MODELS[0],),
-        model=MODELS[0],
-        propensity=1.0,
-        prompt_hash="00",
-        quality=quality,
-    )
+def verdict(artifact_id: str, rating: float = 0.5, quality: float | None = 0.7) -> FeedbackEvent:
+    """Return what a rating of a decision becomes."""
+    return FeedbackEvent(1.0, "anybody", Score(MODELS[0], rating), "00", artifact_id=artifact_id, quality=quality)
 
 
 @pytest.fixture
@@ -118,9 +106,9 @@ def test_another_router_begins_anew(watch: Watch, decision: Decision) -> None:
     watch.answered(decision, ASKED, None, no_policies)  # one that the router before was still with
     watch.answered(replace(decision, artifact_id="fake-0002"), ASKED, None, no_policies)
     assert (watch.report().n_decisions, watch.report().artifact_id) == (1, "fake-0002")
-    watch.rated(kept("fake-0001"), 0.5)
+    watch.judged(verdict("fake-0001"))
     assert watch.report().signal("calibration").n == 0
-    watch.rated(kept("fake-0002"), 0.5)
+    watch.judged(verdict("fake-0002"))
     assert watch.report().signal("calibration").n == 1
 
 
@@ -132,8 +120,9 @@ def test_the_same_artifact_again_goes_on(watch: Watch, decision: Decision) -> No
 
 def test_ratings_are_compared_with_what_was_expected(watch: Watch) -> None:
     for number in range(60):
-        watch.rated(kept("fake-0001", quality=0.9), 0.7 + 0.001 * (-1) ** number)
-    watch.rated(kept("fake-0001", quality=None), 0.7)  # nothing was expected
+        watch.judged(verdict("fake-0001", 0.7 + 0.001 * (-1) ** number, quality=0.9))
+    watch.judged(verdict("fake-0001", quality=None))  # nothing was expected
+    watch.judged(replace(verdict("fake-0001"), outcome=Battle(*MODELS[:2], "model_a")))
     signal = watch.report().signal("calibration")
     assert (signal.n, signal.status) == (60, "alarm") and signal.value == pytest.approx(0.2, abs=1e-6)
 
@@ -144,7 +133,7 @@ def test_it_can_be_turned_off(fake_router: FakeRouter, decision: Decision) -> No
     watch.answered(decision, ASKED, None, no_policies)
     assert exposed(watch) == "" and watch.report().n_decisions == 0
     assert "drift" not in {one.name for one in threading.enumerate()}
-    watch.rated(kept("fake-0001"), 0.5)
+    watch.judged(verdict("fake-0001"))
     assert watch.report().signal("calibration").n == 0
     watch.close()
 

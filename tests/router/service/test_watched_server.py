@@ -76,7 +76,10 @@ def decide(server: ServerProcess, nth: int) -> Any:
 
 
 def rate(server: ServerProcess, decision: Any, rating: float) -> None:
-    ask(server, "POST", "/feedback", {"decision_id": decision["decision_id"], "rating": rating})
+    """Rate a decision, twice with one idempotency key, as who is not sure that it has arrived."""
+    verdict = {"decision_id": decision["decision_id"], "rating": rating, "idempotency_key": decision["decision_id"]}
+    assert not ask(server, "POST", "/feedback", verdict)["duplicate"]
+    assert ask(server, "POST", "/feedback", verdict)["duplicate"]
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
