@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import secrets
 import socket
 import ssl
 import threading
@@ -24,6 +25,7 @@ MAX_IDLE_CONNECTIONS = 8
 MAX_ANSWER_BYTES = 2**19
 MAX_MESSAGE_CHARS = 200
 MAX_DETAILS = 20
+FEEDBACK_PATIENCE = 10
 # What passes when it is asked again: too slow, too early, too many.
 _TRANSIENT = {408, 425, 429}
 
@@ -42,6 +44,24 @@ class Answer:
     problem: str | None
     decision: dict[str, Any] | None
     elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of feedback.
+
+    acknowledged: the service has it on its disk. sequence: its number there. duplicate: it was there already. problem:
+    why it was not acknowledged, in the words of Answer; it may be there all the same.
+    """
+
+    acknowledged: bool
+    sequence: int | None
+    duplicate: bool
+    problem: str | None
+
+
+class FeedbackFailedError(Exception):
+    """Feedback was not acknowledged; raised only where it was asked for. The message is the receipt's problem."""
 
 
 class ClientError(Exception):
@@ -128,7 +148,16 @@ class Client:
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
         latency_budget_ms: float | None = None,
-        policy: Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | str | None = None,
+        session_id: str | None = None,
+        application: str | None = None,
+        role: str | None = None,
+        task: str | None = None,
+        tools: Sequence[Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        hints: Mapping[str, Any] | None = None,
+        user: str | None = None,
+        feedback: bool | None = None,
         explain: bool = False,
         cache: bool = True,
     ) -> Answer:
@@ -138,7 +167,16 @@ class Client:
             prompt: the prompt as one text.
             messages: or the messages, oldest first.
             latency_budget_ms: what the router may take, counted from the request's arrival; None: the service's own.
-            policy: the request's constraints, as in docs/service.md.
+            policy: the request's constraints, as in docs/service.md, or the name of a configured policy.
+            session_id: the conversation, which stays with its model unless another one leads.
+            application: who asks; policies may be bound to it, and to the next two.
+            role: on whose behalf.
+            task: what it is about.
+            tools: those that the model will be given; only whether there are any is read.
+            response_format: as in OpenAI's API; a form of JSON requires a model that can.
+            hints: what the prompt holds that is not sent.
+            user: whose prompt it is, kept with a decision that may be judged.
+            feedback: keep the decision to be judged, or do not; None: as the service is set.
             explain: ask for the evidence: ``explanation`` in the decision.
             cache: the decision may be one that was made before.
 
@@ -147,7 +185,25 @@ class Client:
             ClientError: the client is strict, and the service says that the request is wrong.
         """
         deadline = _Deadline(self._clock_ms, self.timeout_ms)
-        content = _request_json(prompt, messages, latency_budget_ms, policy, explain, cache)
+        if (prompt is None) == (messages is None):
+            raise ValueError("exactly one of prompt and messages is needed")
+        content = _request_json(
+            prompt=prompt,
+            messages=messages,
+            latency_budget_ms=latency_budget_ms,
+            policy=policy if policy is None or isinstance(policy, str) else dict(policy),
+            session_id=session_id,
+            application=application,
+            role=role,
+            task=task,
+            tools=None if tools is None else list(tools),
+            response_format=None if response_format is None else dict(response_format),
+            hints=None if hints is None else dict(hints),
+            user=user,
+            feedback=feedback,
+            explain=True if explain else None,
+            cache=None if cache else False,
+        )
         if not self._breaker.admits():
             return self._default("paused", deadline)
         try:
@@ -165,6 +221,84 @@ class Client:
         if not isinstance(model, str) or not model:
             return self._default("bad answer: names no model", deadline)
         return Answer(model, False, None, decision, deadline.elapsed_ms())
+
+    def feedback(
+        self,
+        *,
+        decision_id: str | None = None,
+        rating: float | None = None,
+        winner: str | None = None,
+        against: str | None = None,
+        prompt: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        model_a: str | None = None,
+        model_b: str | None = None,
+        model: str | None = None,
+        score: float | None = None,
+        cost_usd: float | Mapping[str, float] | None = None,
+        latency_ms: float | Mapping[str, float] | None = None,
+        output_tokens: float | Mapping[str, float] | None = None,
+        user: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        timeout_ms: float | None = None,
+        must: bool = False,
+    ) -> Receipt:
+        """Say how good a decision was, or what was found of models on a prompt; tell whether it was acknowledged.
+
+        One of: decision_id and rating; decision_id, winner and against; a prompt with model_a, model_b and winner; a
+        prompt with model and score. docs/service.md says what each field means. It is sent once more where the
+        connection broke before an answer came, and is there once: idempotency_key is drawn where none is given.
+        timeout_ms bounds the whole call; None is FEEDBACK_PATIENCE times the client's, as a disk is slower than a
+        decision. must: raise instead of returning a receipt that is none.
+
+        Raises:
+            TypeError, ValueError: something is not JSON in UTF-8.
+            FeedbackFailedError: ``must``, and it was not acknowledged.
+        """
+        deadline = _Deadline(self._clock_ms, FEEDBACK_PATIENCE * self.timeout_ms if timeout_ms is None else timeout_ms)
+        content = _request_json(
+            decision_id=decision_id,
+            rating=rating,
+            winner=winner,
+            against=against,
+            prompt=prompt,
+            messages=messages,
+            model_a=model_a,
+            model_b=model_b,
+            model=model,
+            score=score,
+            cost_usd=_amounts(cost_usd),
+            latency_ms=_amounts(latency_ms),
+            output_tokens=_amounts(output_tokens),
+            user=user,
+            metadata=None if metadata is None else dict(metadata),
+            idempotency_key=idempotency_key or secrets.token_urlsafe(16),
+        )
+        receipt = self._told(content, deadline)
+        if must and not receipt.acknowledged:
+            raise FeedbackFailedError(receipt.problem)
+        return receipt
+
+    def _told(self, content: bytes, deadline: "_Deadline") -> Receipt:
+        try:
+            try:
+                status, body = self._ask("POST", "/feedback", content, deadline)
+            except _NoAnswer as exc:
+                if not exc.broke:
+                    raise
+                status, body = self._ask("POST", "/feedback", content, deadline)
+        except _NoAnswer as exc:
+            return Receipt(False, None, False, str(exc))
+        answer = _parse_object(body) or {}
+        if status != 200:
+            error = answer.get("error")
+            message = self._plain(error.get("message")) if isinstance(error, dict) else ""
+            return Receipt(False, None, False, _status_problem(status, message))
+        sequence, duplicate = answer.get("sequence"), answer.get("duplicate")
+        if not isinstance(sequence, int) or not isinstance(duplicate, bool):
+            return Receipt(False, None, False, "bad answer: no receipt")
+        return Receipt(True, sequence, duplicate, None)
 
     def healthy(self) -> bool:
         """Tell whether the service is ready to route (``GET /readyz``), within ``timeout_ms``; also while paused."""
@@ -225,9 +359,9 @@ class Client:
         except TimeoutError as exc:
             raise _NoAnswer("timeout", counts=True) from exc
         except OSError as exc:
-            raise _NoAnswer(f"unreachable: {self._plain(exc.strerror or str(exc))}", counts=True) from exc
+            raise _NoAnswer(f"unreachable: {self._plain(exc.strerror or str(exc))}", counts=True, broke=True) from exc
         except http.client.IncompleteRead as exc:
-            raise _NoAnswer("bad answer: it ends early") from exc
+            raise _NoAnswer("bad answer: it ends early", broke=True) from exc
         except (http.client.HTTPException, ValueError) as exc:
             raise _NoAnswer("bad answer: not valid HTTP") from exc
 
@@ -257,25 +391,15 @@ class Client:
                 connection.close()
 
 
-def _request_json(
-    prompt: str | None,
-    messages: Sequence[Mapping[str, Any]] | None,
-    latency_budget_ms: float | None,
-    policy: Mapping[str, Any] | None,
-    explain: bool,
-    cache: bool,
-) -> bytes:
-    if (prompt is None) == (messages is None):
-        raise ValueError("exactly one of prompt and messages is needed")
-    content: dict[str, Any] = {"prompt": prompt} if messages is None else {"messages": [dict(one) for one in messages]}
-    if latency_budget_ms is not None:
-        content["latency_budget_ms"] = latency_budget_ms
-    if policy is not None:
-        content["policy"] = dict(policy)
-    if explain:
-        content["explain"] = True
-    if not cache:
-        content["cache"] = False
+def _amounts(value: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _request_json(*, messages: Sequence[Mapping[str, Any]] | None, **fields: Any) -> bytes:
+    """Return a request of the fields that are not None."""
+    content = {name: value for name, value in fields.items() if value is not None}
+    if messages is not None:
+        content["messages"] = [dict(one) for one in messages]
     try:
         # Not in ASCII: an escape has six bytes, and the service bounds the bytes of a request.
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
@@ -297,11 +421,12 @@ def _status_problem(status: int, message: str) -> str:
 
 
 class _NoAnswer(Exception):  # noqa: N818 (an outcome, not an error: it never leaves this module)
-    """The call ended without an answer. counts: the breaker counts it as a failure."""
+    """The call ended without an answer. counts: the breaker counts it as a failure. broke: the connection did."""
 
-    def __init__(self, problem: str, *, counts: bool = False) -> None:
+    def __init__(self, problem: str, *, counts: bool = False, broke: bool = False) -> None:
         super().__init__(problem)
         self.counts = counts
+        self.broke = broke
 
 
 class _StaleError(ConnectionError):

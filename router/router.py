@@ -14,13 +14,14 @@ from router.constraints import MAX_KEPT_NAMES
 from router.deadline import Deadline, now_ms
 from router.encoder import ONNX_ERRORS, Encoding
 from router.errors import ConfigError, PolicyError, PromptError
+from router.features import surface_features
 from router.forecast import Forecast
 from router.needs import needs_of
 from router.profiles import merged
 from router.prompt import fold_messages
 from router.rung import Outcome, Question, Rung, new_decision_id, settled
 from router.session import SessionTable
-from router.types import Decision, JsonObject, Messages, ModelProfile, Needs, Policy
+from router.types import Decision, JsonObject, Messages, ModelProfile, Needs, Policy, Seen
 from router.worker import EncoderWorker, Ticket
 
 logger = logging.getLogger(__name__)
@@ -334,6 +335,26 @@ class Router:
             raise ConfigError(f"the artifact has no {tier} tier; it has {', '.join(self._rungs)}")
         rung = self._rungs[tier]
         return rung.decide(question, rung.encode_all([question])[0])
+
+    def see(self, prompt: str | Messages, seen: Seen | None = None, *, full: bool = False) -> Seen:
+        """Add to what was seen of a prompt what costs little, the static tier's vector and the features; return it.
+
+        full: the full tier's vector, too, which takes milliseconds, here and now. Safe to call from any thread.
+
+        Raises:
+            PromptError: the messages cannot be read.
+        """
+        seen = Seen({}) if seen is None else seen
+        core = self.artifact.template.strip(prompt if isinstance(prompt, str) else fold_messages(prompt))
+        if seen.features is None:
+            seen.features = surface_features(core)
+        for tier in self.artifact.tiers:
+            if tier.encoder.id not in seen.vectors and (full or tier.name == "static"):
+                try:
+                    seen.vectors[tier.encoder.id] = tier.encoder.encode(core).vector
+                except ONNX_ERRORS as exc:
+                    logger.error("the %s encoder failed with a %s", tier.name, type(exc).__name__)
+        return seen
 
     def route_batch(
         self,

@@ -43,6 +43,7 @@ from router.types import (
     Needs,
     Neighbor,
     Policy,
+    Seen,
 )
 
 PRIOR = "prior"
@@ -109,6 +110,7 @@ class Rung:
         self.tier = tier
         self.catalogue = catalogue
         self._degraded = degraded
+        self._encoder_id = tier.encoder.id
         self._index = NeighborIndex(tier.vectors)
         self._sizes_vary = bool((tier.evidence.sizes != 1.0).any())
         self._columns = {name: column for column, name in enumerate(artifact.models)}
@@ -279,6 +281,7 @@ class Rung:
                 question, model, keeps=choice.column >= 0 and not blind and choice.reason != "explore"
             ),
             flips=flips,
+            seen=None if encoding is None else Seen({self._encoder_id: encoding.vector}, question.features),
         )
 
     def _estimate_for(self, hits: Hits, fixed: int) -> LocalEstimate:

@@ -1,7 +1,7 @@
 """The nouns of a decision: plain frozen values without I/O, shared by every other room."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,17 @@ class Flip:
         return {"model": self.model, "policy": {name: _wire(value) for name, value in self.changes}}
 
 
+@dataclass(slots=True, eq=False)
+class Seen:
+    """A prompt as encoders saw it: all that feedback on it is learnt by, without its text.
+
+    vectors: by encoder id, float32 (dim,) each. features: of how it is written, float64 (n,); None until they are read.
+    """
+
+    vectors: dict[str, Embedding]
+    features: NDArray[np.float64] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The answer to one request. ``estimates`` and ``fallbacks`` are best first.
@@ -273,7 +284,8 @@ class Decision:
     better tier. cached: decided before, for the same text and policy. policy: what is configured and applied, by name.
     propensity: the probability with which this model was chosen. session: 'new', 'kept' or 'switched' where the
     request names a session. Unless it asked for an explanation, summary, excluded, neighbors and flips are empty, and
-    estimates hold the first model's alone. budget_met: elapsed_ms is within latency_budget_ms.
+    estimates hold the first model's alone. budget_met: elapsed_ms is within latency_budget_ms. seen: what was read of
+    the prompt, None where it was not encoded; not in the wire form, and shared by the decisions of a cache.
     """
 
     model: str
@@ -298,6 +310,7 @@ class Decision:
     policy: str | None = None
     session: str | None = None
     flips: tuple[Flip, ...] = ()
+    seen: Seen | None = field(default=None, repr=False, compare=False)
 
     def estimate(self, model: str) -> Estimate | None:
         """Return the estimate of one model, or None where it was not a candidate."""
@@ -430,5 +443,6 @@ __all__ = [
     "Needs",
     "Neighbor",
     "Policy",
+    "Seen",
     "Verdict",
 ]

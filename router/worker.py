@@ -114,7 +114,7 @@ class EncoderWorker:
             thread.start()
 
     def _run(self) -> None:
-        self._yield_to_others()
+        yield_to_others(self._nice)
         while (ticket := self._next()) is not None:
             began_ms = now_ms()
             try:
@@ -129,15 +129,6 @@ class EncoderWorker:
                 if self._mine():
                     self._threads[threading.current_thread()] = None
             _finish(ticket)
-
-    def _yield_to_others(self) -> None:
-        if self._nice == 0 or sys.platform != "linux":  # elsewhere threads have no priority of their own
-            return
-        thread = threading.get_native_id()
-        try:
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice))
-        except OSError as exc:  # a server that may not; it is slower under load, and otherwise the same
-            logger.warning("the encoder's thread keeps its priority: %s", exc.strerror)
 
     def _next(self) -> Ticket | None:
         """Return the next ticket that can be in time, or None when this thread is not the worker's any more."""
@@ -160,6 +151,17 @@ class EncoderWorker:
 
     def _mine(self) -> bool:
         return threading.current_thread() in self._threads and not self._closed
+
+
+def yield_to_others(nice: int) -> None:
+    """Let the thread that calls this yield to the others of the machine from now on, by so much (Linux)."""
+    if nice == 0 or sys.platform != "linux":  # elsewhere threads have no priority of their own
+        return
+    thread = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + nice))
+    except OSError as exc:  # a server that may not; it is slower under load, and otherwise the same
+        logger.warning("the encoder's thread keeps its priority: %s", exc.strerror)
 
 
 def _finish(ticket: Ticket) -> None:

@@ -6,8 +6,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from router.errors import UnknownDecisionError
-from router.feedback.events import NOTHING_ELSE, Details, FeedbackEvent, Outcome, PendingDecision, Vector, Verdict
-from router.feedback.signing import DecisionSigner
+from router.feedback.events import (
+    NOTHING_ELSE,
+    Details,
+    FeedbackEvent,
+    Outcome,
+    PendingDecision,
+    Surface,
+    Vector,
+    Verdict,
+)
+from router.feedback.signing import NONCE_BYTES, DecisionSigner
 from router.feedback.store import FeedbackStore, Receipt
 from router.types import Decision
 
@@ -25,26 +34,37 @@ class FeedbackDesk:
     clock: Callable[[], float] = time.time
     only_own: bool = False
 
+    def new_id(self, decision: Decision, key_id: str) -> str:
+        """Return the id under which a decision will be judged once it is given out.
+
+        It begins with the random bits of the decision's own, from which exploration was drawn.
+        """
+        return self.signer.new_id(key_id, self.clock(), _nonce_of(decision.decision_id))
+
     def give_out(
         self,
         decision: Decision,
         *,
         key_id: str,
+        decision_id: str | None = None,
         candidates: tuple[str, ...],
         prompt_hash: str,
         prompt: str | None = None,
         user: str | None = None,
         vectors: tuple[Vector, ...] = (),
+        surface: Surface | None = None,
     ) -> str:
         """Return the id under which a decision can be judged from now on, and remember the decision. Does not wait.
 
-        prompt: only where somebody opted in to keeping its text.
+        decision_id: as ``new_id`` gave it for this key; a new one is made where it is left out. prompt: only where
+        somebody opted in to keeping its text.
 
         Raises:
             FeedbackError: the user or the prompt is not as it should be.
         """
         now_s = self.clock()
-        decision_id = self.signer.new_id(key_id, now_s)
+        decision_id = decision_id or self.new_id(decision, key_id)
+        chosen = decision.estimate(decision.model)
         self.store.add_pending(
             PendingDecision(
                 decision_id=decision_id,
@@ -61,6 +81,8 @@ class FeedbackDesk:
                 intent=decision.intent.label if decision.intent else None,
                 user=user,
                 vectors=vectors,
+                surface=surface,
+                quality=None if chosen is None else min(max(chosen.quality, 0.0), 1.0),
             )
         )
         return decision_id
@@ -73,14 +95,25 @@ class FeedbackDesk:
             UnknownDecisionError: the decision is not held, or not any more.
             FeedbackError, StoreError: as Verdict.on and FeedbackStore.add_event, some of them in the future.
         """
-        now_s = self.clock()
-        self.signer.check(verdict.decision_id, now_s, only_for=judge if self.only_own else None)
-        decided = self.store.find_pending(verdict.decision_id)
+        self.check(verdict.decision_id, judge)
+        return self.judge_found(verdict, self.store.find_pending(verdict.decision_id), judge=judge)
+
+    def check(self, decision_id: str, judge: str) -> None:
+        """Raise ForgedDecisionError or ExpiredDecisionError for what cannot be judged, or not with this API key."""
+        self.signer.check(decision_id, self.clock(), only_for=judge if self.only_own else None)
+
+    def judge_found(self, verdict: Verdict, decided: PendingDecision | None, *, judge: str) -> "Future[Receipt]":
+        """Hand in a verdict whose id was checked on what ``store.find_pending`` gave; for who looks up many at once.
+
+        Raises:
+            UnknownDecisionError: that is None.
+            FeedbackError, StoreError: as ``judge``.
+        """
         if decided is None:
             raise UnknownDecisionError(
                 "decision_id: the decision is not held: it was deleted, made room for newer ones, or was never kept"
             )
-        return self.store.add_event(verdict.on(decided, judge, now_s))
+        return self.store.add_event(verdict.on(decided, judge, self.clock()))
 
     def report(
         self,
@@ -90,6 +123,8 @@ class FeedbackDesk:
         judge: str,
         details: Details = NOTHING_ELSE,
         vectors: tuple[Vector, ...] = (),
+        surface: Surface | None = None,
+        keep_text: bool = True,
     ) -> "Future[Receipt]":
         """Hand in a battle or a score that belongs to no decision; the future has the receipt once it is on the disk.
 
@@ -97,6 +132,22 @@ class FeedbackDesk:
             FeedbackError, StoreError: as FeedbackEvent.of_prompt and FeedbackStore.add_event.
         """
         event = FeedbackEvent.of_prompt(
-            prompt, outcome, judge=judge, received_s=self.clock(), details=details, vectors=vectors
+            prompt,
+            outcome,
+            judge=judge,
+            received_s=self.clock(),
+            details=details,
+            vectors=vectors,
+            surface=surface,
+            keep_text=keep_text,
         )
         return self.store.add_event(event)
+
+
+def _nonce_of(decision_id: str) -> bytes | None:
+    """Return the random bits of a decision id of the router's, 32 hexadecimal digits; None for any other."""
+    try:
+        raw = bytes.fromhex(decision_id)
+    except ValueError:
+        return None
+    return raw[:NONCE_BYTES] if len(raw) >= NONCE_BYTES else None

@@ -16,6 +16,7 @@ MAX_METADATA_BYTES = 2_048
 MAX_NAME_CHARS = 256
 MAX_IDEMPOTENCY_CHARS = 128
 MAX_VECTOR_BYTES = 65_536
+MAX_SURFACE_BYTES = 4_096
 MAX_AMOUNT = 1e12
 
 
@@ -33,6 +34,26 @@ class Vector:
             raise FeedbackError(
                 f"vector of {self.encoder_id}: got {len(self.data)} bytes, expected float32 values, 4 bytes each, "
                 f"and at most {MAX_VECTOR_BYTES}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """How a prompt is written. rule: what computed it (router.features.FEATURES). data: float64, little-endian.
+
+    With a vector it places a prompt among the rows of an artifact, without its text.
+    """
+
+    rule: str
+    data: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise FeedbackError for bytes that are no float64 values, or too many."""
+        _check_name("surface rule", self.rule)
+        if not self.data or len(self.data) % 8 or len(self.data) > MAX_SURFACE_BYTES:
+            raise FeedbackError(
+                f"surface of {self.rule}: got {len(self.data)} bytes, expected float64 values, 8 bytes each, "
+                f"and at most {MAX_SURFACE_BYTES}"
             )
 
 
@@ -119,7 +140,7 @@ class PendingDecision:
 
     decision_id: signed (signing.py). created_s, expires_s: seconds since 1970. key_id: whose request it was.
     vectors: of every tier that encoded the prompt. propensity: the probability with which the model was chosen.
-    prompt: None unless somebody opted in to keeping it.
+    quality: what was expected of it, 0..1. prompt: None unless somebody opted in to keeping it.
     """
 
     decision_id: str
@@ -136,6 +157,8 @@ class PendingDecision:
     intent: str | None = None
     user: str | None = None
     vectors: tuple[Vector, ...] = ()
+    surface: Surface | None = None
+    quality: float | None = None
 
     def __post_init__(self) -> None:
         """Raise FeedbackError for names or numbers that are none."""
@@ -146,6 +169,8 @@ class PendingDecision:
                 _check_name(name, getattr(self, name))
         _check_models(self.candidates)
         _check_number("propensity", self.propensity, most=1.0)
+        if self.quality is not None:
+            _check_number("quality", self.quality, most=1.0)
         if self.prompt is not None:
             check_prompt(self.prompt)
 
@@ -154,7 +179,8 @@ class PendingDecision:
 class Verdict:
     """What somebody says of a decision: a rating of its model in 0..1, or who won against another model.
 
-    winner: one of VERDICTS, with ``against``, the other model; 'decision' is the model that was decided for.
+    winner: one of VERDICTS, with ``against``, the other model; 'decision' is the model that was decided for. cost_usd,
+    latency_ms, output_tokens: of that model, for who does not know its name; ``details`` have them by name.
     """
 
     decision_id: str
@@ -162,6 +188,9 @@ class Verdict:
     against: str | None = None
     winner: str | None = None
     details: Details = NOTHING_ELSE
+    cost_usd: float | None = None
+    latency_ms: float | None = None
+    output_tokens: float | None = None
 
     def __post_init__(self) -> None:
         """Raise FeedbackError unless there is either a rating, or a winner and against whom."""
@@ -193,7 +222,7 @@ class Verdict:
             outcome=outcome,
             prompt_hash=decided.prompt_hash,
             prompt=decided.prompt,
-            details=replace(self.details, user=decided.user if self.details.user is None else self.details.user),
+            details=self._details_of(decided),
             decision_id=self.decision_id,
             artifact_id=decided.artifact_id,
             tier=decided.tier,
@@ -201,7 +230,23 @@ class Verdict:
             candidates=decided.candidates,
             propensity=decided.propensity,
             vectors=decided.vectors,
+            surface=decided.surface,
+            quality=decided.quality,
         )
+
+    def _details_of(self, decided: PendingDecision) -> Details:
+        """Return the details with the user of the decision, and with the amounts of its model under its name."""
+        own: dict[str, Any] = {}
+        if self.details.user is None and decided.user is not None:
+            own["user"] = decided.user
+        for name, amount in (
+            ("costs_usd", self.cost_usd),
+            ("latencies_ms", self.latency_ms),
+            ("output_tokens", self.output_tokens),
+        ):
+            if amount is not None:
+                own[name] = {**(getattr(self.details, name) or {}), decided.model: amount}
+        return replace(self.details, **own) if own else self.details
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +254,7 @@ class FeedbackEvent:
     """One thing that was found of models on a prompt, as the store keeps it.
 
     received_s: seconds since 1970. judge: id of the API key that gave it. What follows decision_id is the decision's,
-    where the event is a verdict on one.
+    where the event is a verdict on one, but for vectors and surface, which any event may have.
     """
 
     received_s: float
@@ -225,6 +270,8 @@ class FeedbackEvent:
     candidates: tuple[str, ...] = ()
     propensity: float | None = None
     vectors: tuple[Vector, ...] = ()
+    surface: Surface | None = None
+    quality: float | None = None
 
     def __post_init__(self) -> None:
         """Raise FeedbackError for names or text that are none, or amounts of models that the outcome does not name."""
@@ -234,8 +281,9 @@ class FeedbackEvent:
         for name in ("decision_id", "artifact_id", "tier", "intent"):
             if getattr(self, name) is not None:
                 _check_name(name, getattr(self, name))
-        if self.propensity is not None:
-            _check_number("propensity", self.propensity, most=1.0)
+        for name in ("propensity", "quality"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), most=1.0)
         _check_models(self.candidates)
         if self.prompt is not None:
             check_prompt(self.prompt)
@@ -254,8 +302,10 @@ class FeedbackEvent:
         received_s: float,
         details: Details = NOTHING_ELSE,
         vectors: tuple[Vector, ...] = (),
+        surface: Surface | None = None,
+        keep_text: bool = True,
     ) -> "FeedbackEvent":
-        """Return a free-standing event: a battle or a score that belongs to no decision. Its text is kept.
+        """Return a free-standing event: a battle or a score that belongs to no decision.
 
         Raises:
             FeedbackError: the prompt is empty, too long or no text.
@@ -266,9 +316,10 @@ class FeedbackEvent:
             judge=judge,
             outcome=outcome,
             prompt_hash=prompt_hash(prompt),
-            prompt=prompt,
+            prompt=prompt if keep_text else None,
             details=details,
             vectors=vectors,
+            surface=surface,
         )
 
     @property

@@ -8,6 +8,7 @@ import os
 import secrets
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from router.errors import ExpiredDecisionError, ForgedDecisionError, StoreError
@@ -17,6 +18,7 @@ SECRET_BYTES = 32
 # Random part, seconds since 1970 at which it expires, which API key asked, and the signature of all these.
 _LAYOUT = struct.Struct(">12sI4s12s")
 ID_CHARS = -(-_LAYOUT.size * 4 // 3)
+NONCE_BYTES = 12
 _PURPOSE = b"whichmodel decision 1\0"
 
 
@@ -37,10 +39,13 @@ class DecisionSigner:
         if not 1 <= self.ttl_s < 2**31:
             raise ValueError(f"ttl_s must be 1 to 2^31, got {self.ttl_s}")
 
-    def new_id(self, key_id: str, now_s: float) -> str:
-        """Return the id of a decision that is made now for an API key. now_s: seconds since 1970."""
+    def new_id(self, key_id: str, now_s: float, nonce: bytes | None = None) -> str:
+        """Return the id of a decision that is made now for an API key.
+
+        now_s: seconds since 1970. nonce: its NONCE_BYTES random bytes; drawn where left out.
+        """
         asker = _asker(key_id)
-        head = (secrets.token_bytes(12), int(now_s + self.ttl_s), asker)
+        head = (nonce or secrets.token_bytes(NONCE_BYTES), int(now_s + self.ttl_s), asker)
         return base64.urlsafe_b64encode(_LAYOUT.pack(*head, self._tag(*head))).decode().rstrip("=")
 
     def check(self, decision_id: str, now_s: float, *, only_for: str | None = None) -> float:
@@ -109,6 +114,7 @@ def _make_secret(path: Path) -> None:
         beside.unlink()
 
 
+@lru_cache(maxsize=1024)
 def _asker(key_id: str) -> bytes:
     return hashlib.sha256(key_id.encode("utf-8", "surrogatepass")).digest()[:4]
 

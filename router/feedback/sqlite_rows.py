@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router.errors import FeedbackError, StoreDamagedError, StoreError
-from router.feedback.events import Battle, Details, FeedbackEvent, Outcome, PendingDecision, Score, Vector
+from router.feedback.events import Battle, Details, FeedbackEvent, Outcome, PendingDecision, Score, Surface, Vector
 from router.feedback.store import StoredEvent
 from router.types import JsonObject
 
@@ -50,17 +50,26 @@ MIGRATIONS = (
     );
     CREATE INDEX pending_expires ON pending (expires_ms);
     """,
+    """
+    ALTER TABLE event ADD COLUMN surface BLOB;
+    ALTER TABLE pending ADD COLUMN surface BLOB;
+    """,
 )
 
 EVENT_COLUMNS = (
     *("received_ms", "judge", "idempotency_key", "decision_id", "user", "prompt_hash", "prompt", "vectors", "body"),
-    "crc",
+    *("surface", "crc"),
 )
 PENDING_COLUMNS = (
     *("decision_id", "created_ms", "expires_ms", "user", "prompt_hash", "prompt", "vectors", "body"),
-    "crc",
+    *("surface", "crc"),
 )
+# Columns before the CRC that schema 1 had not: where they are empty, its CRCs hold.
+N_ADDED = 1
+_UNSAID = ("received_ms", "prompt", "vectors", "surface", "crc")
+_SAID = tuple(n for n, name in enumerate(EVENT_COLUMNS) if name not in _UNSAID)
 _VECTOR = struct.Struct("<HI")
+_SURFACE = struct.Struct("<H")
 Row = tuple[Any, ...]
 
 
@@ -97,7 +106,8 @@ def check_schema(
     """Return the schema version of a store; 0 is one without any table.
 
     Raises:
-        StoreError: it is another program's database, was written by a newer version, or may not be empty and is.
+        StoreError: it is another program's database, was written by a newer version or, where it may not be empty,
+            is empty or of an older one.
     """
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
@@ -109,6 +119,11 @@ def check_schema(
         raise StoreError(
             f"{where}: schema {version} of a newer whichmodel, expected at most {len(migrations)}; "
             "use that version, nothing was changed"
+        )
+    if version < len(migrations) and not may_be_empty:
+        raise StoreError(
+            f"{where}: schema {version} of an older whichmodel, expected {len(migrations)}; "
+            "whatever writes it brings it there: start the service on it once"
         )
     return version
 
@@ -127,6 +142,7 @@ def event_row(event: FeedbackEvent) -> Row:
         "intent": event.intent,
         "candidates": event.candidates or None,
         "propensity": event.propensity,
+        "quality": event.quality,
     }
     return _sealed(
         _ms(event.received_s),
@@ -138,6 +154,7 @@ def event_row(event: FeedbackEvent) -> Row:
         event.prompt,
         pack_vectors(event.vectors),
         _json(body),
+        pack_surface(event.surface),
     )
 
 
@@ -151,6 +168,7 @@ def pending_row(pending: PendingDecision) -> Row:
         "candidates": pending.candidates,
         "model": pending.model,
         "propensity": pending.propensity,
+        "quality": pending.quality,
     }
     return _sealed(
         pending.decision_id,
@@ -161,6 +179,7 @@ def pending_row(pending: PendingDecision) -> Row:
         pending.prompt,
         pack_vectors(pending.vectors),
         _json(body),
+        pack_surface(pending.surface),
     )
 
 
@@ -171,7 +190,7 @@ def read_event(seq: int, row: Row, where: str) -> StoredEvent:
         StoreDamagedError: it is not what was written.
     """
     check_crc(f"event {seq}", row, where)
-    received_ms, judge, idempotency_key, decision_id, user, prompt_hash, prompt, vectors, body, _ = row
+    received_ms, judge, idempotency_key, decision_id, user, prompt_hash, prompt, vectors, body, surface, _ = row
     try:
         rest = json.loads(body)
         details = Details(
@@ -196,6 +215,8 @@ def read_event(seq: int, row: Row, where: str) -> StoredEvent:
             candidates=tuple(rest.get("candidates") or ()),
             propensity=rest.get("propensity"),
             vectors=unpack_vectors(vectors),
+            surface=unpack_surface(surface),
+            quality=rest.get("quality"),
         )
     except (ValueError, KeyError, TypeError, struct.error, FeedbackError) as exc:
         raise StoreDamagedError(f"{where}: event {seq} cannot be read: {exc}") from exc
@@ -209,7 +230,7 @@ def read_pending(row: Row, where: str) -> PendingDecision:
         StoreDamagedError: it is not what was written.
     """
     check_crc(f"pending decision {row[0]}", row, where)
-    decision_id, created_ms, expires_ms, user, prompt_hash, prompt, vectors, body, _ = row
+    decision_id, created_ms, expires_ms, user, prompt_hash, prompt, vectors, body, surface, _ = row
     try:
         rest = json.loads(body)
         return PendingDecision(
@@ -227,6 +248,8 @@ def read_pending(row: Row, where: str) -> PendingDecision:
             prompt=prompt,
             user=user,
             vectors=unpack_vectors(vectors),
+            surface=unpack_surface(surface),
+            quality=rest.get("quality"),
         )
     except (ValueError, KeyError, TypeError, struct.error, FeedbackError) as exc:
         raise StoreDamagedError(f"{where}: pending decision {decision_id} cannot be read: {exc}") from exc
@@ -259,10 +282,26 @@ def unpack_vectors(raw: bytes | None) -> tuple[Vector, ...]:
     return tuple(found)
 
 
+def pack_surface(surface: Surface | None) -> bytes | None:
+    """Return the bytes of a surface: the length of its rule's name, that, and its values."""
+    if surface is None:
+        return None
+    name = surface.rule.encode()
+    return _SURFACE.pack(len(name)) + name + surface.data
+
+
+def unpack_surface(raw: bytes | None) -> Surface | None:
+    """Return the surface of such bytes; struct.error, ValueError or FeedbackError where they are something else."""
+    if raw is None:
+        return None
+    (n_name,) = _SURFACE.unpack_from(raw)
+    data_at = _SURFACE.size + n_name
+    return Surface(raw[_SURFACE.size : data_at].decode(), raw[data_at:])
+
+
 def same_content(one: Row, other: Row) -> bool:
     """Tell whether two event rows say the same, whenever they were received and whatever has encoded their prompt."""
-    said = [n for n, name in enumerate(EVENT_COLUMNS) if name not in ("received_ms", "prompt", "vectors", "crc")]
-    return [one[n] for n in said] == [other[n] for n in said]
+    return [one[n] for n in _SAID] == [other[n] for n in _SAID]
 
 
 def _sealed(*values: Any) -> Row:
@@ -271,7 +310,8 @@ def _sealed(*values: Any) -> Row:
 
 def _crc(values: Row) -> int:
     crc = 0
-    for value in values:
+    first = len(values) - N_ADDED
+    for value in (*values[:first], *[one for one in values[first:] if one is not None]):
         # A tag and a length before every value, so that no text can move from one column to the next unseen.
         raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
         crc = zlib.crc32(raw, zlib.crc32(f"{type(value).__name__} {len(raw)} ".encode(), crc))

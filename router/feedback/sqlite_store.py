@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from router.feedback.store import Deletion, Receipt, Selection, StoredEvent, Sto
 
 # Rows that are read at once: between pages no transaction is open, so that a slow reader does not hold up the log.
 PAGE_ROWS = 500
-SELECT_PENDING = f"SELECT {', '.join(PENDING_COLUMNS)} FROM pending WHERE decision_id = ?"  # noqa: S608
+SELECT_PENDING = f"SELECT {', '.join(PENDING_COLUMNS)} FROM pending WHERE decision_id"  # noqa: S608
 COUNTS = """
     SELECT count(*), count(prompt), count(decision_id),
         coalesce(sum(decision_id IS NULL AND json_extract(body, '$.model_a') IS NOT NULL), 0),
@@ -47,8 +47,14 @@ class SqliteReader:
 
     def find_pending(self, decision_id: str) -> PendingDecision | None:
         """Return a decision that waits for a verdict, or None."""
-        rows = self._rows(SELECT_PENDING, (decision_id,))
-        return read_pending(rows[0], str(self._path)) if rows else None
+        return self.find_many_pending([decision_id])[0]
+
+    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
+        """Return the same for each of some ids, in their order."""
+        marks = ", ".join("?" * len(decision_ids))
+        rows = self._rows(f"{SELECT_PENDING} IN ({marks})", tuple(decision_ids)) if decision_ids else []
+        found = {row[0]: read_pending(row, str(self._path)) for row in rows}
+        return [found.get(one) for one in decision_ids]
 
     def events(self, after: int = 0) -> Iterator[StoredEvent]:
         """Yield events with a number above ``after``, in order; every one's CRC is checked.
@@ -163,9 +169,22 @@ class SqliteStore(SqliteReader):
         """Remember a decision, soon but not surely; nothing is ever raised."""
         self._writer.remember(pending)
 
-    def find_pending(self, decision_id: str) -> PendingDecision | None:
-        """Return a decision that waits for a verdict, whether it is on the disk yet or not, or None."""
-        return self._writer.queued(decision_id) or super().find_pending(decision_id)
+    @property
+    def n_pending(self) -> int:
+        """How many decisions wait for a verdict, those that have expired and not been deleted yet included."""
+        return self._writer.n_pending
+
+    @property
+    def n_waiting(self) -> int:
+        """How many events wait to be written."""
+        return self._writer.n_waiting
+
+    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
+        """Return decisions that wait for a verdict, whether they are on the disk yet or not, or None."""
+        found = {one: self._writer.queued(one) for one in decision_ids}
+        others = [one for one, pending in found.items() if pending is None]
+        found.update(zip(others, super().find_many_pending(others), strict=True))
+        return [found[one] for one in decision_ids]
 
     def delete(self, selection: Selection) -> "Future[Deletion]":
         """Queue a deletion; the future is done when it is on the disk."""

@@ -125,6 +125,16 @@ class SqliteWriter:
         """How many pending decisions were not kept, or not for their whole life, since the store was opened."""
         return self._n_dropped
 
+    @property
+    def n_pending(self) -> int:
+        """How many pending decisions are held, on the disk or on their way there."""
+        return self._n_pending + len(self._pending)
+
+    @property
+    def n_waiting(self) -> int:
+        """How many events wait to be written."""
+        return len(self._events)
+
     def add(self, row: Row) -> "Future[Receipt]":
         """Queue an event; raises StoreFailedError or StoreBusyError at once where it cannot be taken."""
         with self._changed:

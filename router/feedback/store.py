@@ -1,6 +1,6 @@
 """What a store of feedback does, whatever it keeps it in, and the plain values that go in and out of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,6 +83,9 @@ class FeedbackReader(Protocol):
     def find_pending(self, decision_id: str) -> PendingDecision | None:
         """Return a decision that waits for a verdict, or None."""
 
+    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
+        """Return the same for each of some ids, in their order."""
+
     def events(self, after: int = 0) -> Iterator[StoredEvent]:
         """Yield events with a number above ``after``, in order; what is added meanwhile may come or not."""
 
@@ -95,6 +98,22 @@ class FeedbackReader(Protocol):
 
 class FeedbackStore(FeedbackReader, Protocol):
     """Keeps feedback for good, and pending decisions as long as there is room. Safe to call from any thread."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is taken any more, or None."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many events wait to be written."""
+
+    @property
+    def n_pending(self) -> int:
+        """How many decisions wait for a verdict, those that have expired and not been deleted yet included."""
+
+    @property
+    def n_pending_dropped(self) -> int:
+        """How many pending decisions made room for newer ones, or were lost to a failure, since it was opened."""
 
     def add_event(self, event: FeedbackEvent) -> "Future[Receipt]":
         """Queue an event. The future has its receipt once it is on the disk, and never before.

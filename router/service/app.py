@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -20,10 +20,13 @@ from router.rung import PRIOR
 from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
+from router.service.feedback import FEEDBACK_PATH, Feedback
+from router.service.feedback_schema import FEEDBACK_EXAMPLES, FeedbackAnswer, FeedbackRequest
+from router.service.keeper import LONG_PROMPT_CHARS
 from router.service.metrics import CONTENT_TYPE, Metrics, watch_loop
 from router.service.profiles_file import ProfilesFile
 from router.service.respond import error_response, json_response, unauthorized
-from router.service.route import LONG_PROMPT_CHARS, RouteEndpoint
+from router.service.route import RouteEndpoint
 from router.service.schema import (
     ANSWER_EXAMPLE,
     REQUEST_EXAMPLES,
@@ -31,6 +34,7 @@ from router.service.schema import (
     RouteAnswer,
     StatusAnswer,
     component_schemas,
+    schemas_of,
 )
 from router.service.settings import Settings
 from router.types import JsonObject
@@ -51,26 +55,37 @@ _ERRORS = {
     429: "Too many requests wait for their turn; `Retry-After` says when to come again.",
     500: "A fault of the server.",
 }
+_FEEDBACK_ERRORS = {
+    403: "The decision id was not signed by this service, or not for this API key.",
+    404: "The decision is not held (`unknown_decision`), or the service takes no feedback (`feedback_off`).",
+    409: "This API key has judged the decision already, or the idempotency key stands for other feedback.",
+    410: "The decision was made too long ago.",
+    422: "A field is wrong, or does not fit the decision.",
+    429: "Too much feedback is under way.",
+    503: "The store is busy or has failed: nothing was acknowledged.",
+    507: "The store is full: nothing was acknowledged.",
+}
 
 
 class Service(FastAPI):
-    """FastAPI that takes the short way to /route, and whose OpenAPI document has the schema of its request, too."""
+    """FastAPI that takes the short way to some paths, and whose OpenAPI document has their requests' schemas, too."""
 
     arrivals: Arrivals
     backlog: Backlog
-    short_way: ASGIApp
+    short_ways: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == ROUTE_PATH:
-            await self.short_way(scope, receive, send)
+        short_way = self.short_ways.get(scope["path"]) if scope["type"] == "http" else None
+        if short_way is not None:
+            await short_way(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
     def openapi(self) -> JsonObject:
         """Return the OpenAPI document."""
         document = super().openapi()
-        document["components"]["schemas"].update(component_schemas())
+        document["components"]["schemas"].update(component_schemas() | schemas_of(FeedbackRequest))
         return document
 
 
@@ -79,6 +94,7 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     Raises:
         ConfigError: the file of profiles that the settings name cannot be read, or something in it is wrong.
+        StoreError: the feedback store that they name cannot be opened.
     """
     # One thread: a second one would only compete for the same cores.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="route")
@@ -96,11 +112,9 @@ def create_app(router: Router, settings: Settings) -> Service:
     )
     profiles = ProfilesFile(settings.profiles, router.use_profiles, metrics.profiles_reloaded)
     profiles.load()
-    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor)
-
-    async def on_route_error(request: Request, exc: Exception) -> Response:
-        metrics.refused(500)
-        return await _on_unexpected_error(request, exc)
+    # Last of what may fail: it holds a lock.
+    feedback = Feedback.open(settings, metrics.registry, arrivals, executor, router.see)
+    endpoint = RouteEndpoint(router, settings, metrics, arrivals, backlog, executor, feedback.keeper)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -112,6 +126,7 @@ def create_app(router: Router, settings: Settings) -> Service:
         for watch in watches:
             watch.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
+        feedback.close()
 
     app = Service(
         title="whichmodel",
@@ -126,7 +141,10 @@ def create_app(router: Router, settings: Settings) -> Service:
         responses={401: {"model": ErrorAnswer, "description": _ERRORS[401]}} if settings.api_keys else None,
     )
     app.arrivals, app.backlog = arrivals, backlog
-    app.short_way = ServerErrorMiddleware(endpoint, handler=on_route_error)
+    app.short_ways = {
+        ROUTE_PATH: ServerErrorMiddleware(endpoint, handler=_counted(metrics.refused)),
+        FEEDBACK_PATH: ServerErrorMiddleware(feedback.endpoint, handler=_counted(feedback.metrics.refused)),
+    }
     app.state.ready = False
 
     @app.post(
@@ -156,6 +174,8 @@ def create_app(router: Router, settings: Settings) -> Service:
         # Only where this application is mounted in another one does a request come this way.
         return _Answering(endpoint)
 
+    _describe_feedback(app, feedback.endpoint)
+
     @app.get("/healthz", summary="The process answers", response_model=StatusAnswer)
     async def healthz() -> Response:
         return json_response(200, {"status": "ok"})
@@ -181,6 +201,34 @@ def create_app(router: Router, settings: Settings) -> Service:
 
     app.add_middleware(KeyCheck, keys=settings.api_keys)
     return app
+
+
+def _describe_feedback(app: Service, endpoint: ASGIApp) -> None:
+    """Put POST /feedback into the document, and where the application is mounted in another one also answer there."""
+
+    @app.post(
+        FEEDBACK_PATH,
+        summary="Say how good a decision was, or what was found of models on a prompt",
+        response_model=FeedbackAnswer,
+        responses={
+            status: {"model": ErrorAnswer, "description": text}
+            for status, text in sorted({**_ERRORS, **_FEEDBACK_ERRORS}.items())
+            if status != 401
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"$ref": "#/components/schemas/FeedbackRequest"},
+                        "examples": FEEDBACK_EXAMPLES,
+                    }
+                },
+            }
+        },
+    )
+    async def feedback() -> Response:
+        return _Answering(endpoint)
 
 
 class KeyCheck:
@@ -212,6 +260,16 @@ class _Answering(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+def _counted(refused: Callable[[int], object]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return what answers to an unexpected error, counted among those that were refused."""
+
+    async def on_error(request: Request, exc: Exception) -> Response:
+        refused(500)
+        return await _on_unexpected_error(request, exc)
+
+    return on_error
 
 
 async def _on_http_error(request: Request, exc: HTTPException) -> Response:

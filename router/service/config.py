@@ -179,14 +179,14 @@ def _settings_of(file: _Content) -> Iterator[tuple[str, Any, str]]:
             continue
         if not isinstance(content, dict):
             raise ConfigError(f"{file.place(table)}: {table} is a value: expected a table, [{table}]")
-        known = tuple(one.name for one in SETTINGS if one.table == table)
+        known = {one.short_name: one for one in SETTINGS if one.table == table}
         for key, value in content.items():
             at = file.place(table, key)
             if key not in known:
-                _refuse(at, key, f" in [{table}]", known)
-            setting = _BY_NAME[key]
+                _refuse(at, key, f" in [{table}]", tuple(known))
+            setting = known[key]
             kept = setting.checked(value, f"{at}: {setting.key}")
-            yield key, file.path.parent / kept if setting.kind is Path else kept, f"file {at}"
+            yield setting.name, file.path.parent / kept if setting.kind is Path else kept, f"file {at}"
 
 
 def _book_of(file: _Content, keys: ApiKeys) -> PolicyBook:
@@ -357,8 +357,9 @@ def _refuse(at: str, name: str, inside: str, known: tuple[str, ...]) -> NoReturn
         )
     what = "key" if inside else "table"
     near = difflib.get_close_matches(name, known, 1)
-    if name in _BY_NAME:
-        hint = f"it belongs in [{_BY_NAME[name].table}]; "
+    elsewhere = _BY_NAME.get(name) or next((one for one in SETTINGS if one.short_name == name), None)
+    if elsewhere is not None:
+        hint = f"it is {elsewhere.key}; " if elsewhere.short_name != name else f"it belongs in [{elsewhere.table}]; "
     elif near:
         hint = f"did you mean {near[0]}? "
     else:

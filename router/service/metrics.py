@@ -125,6 +125,11 @@ class Metrics:
         ).labels(artifact_id, verdict, ",".join(tiers[:-1])).set(1)
         ProcessCollector(registry=registry)  # memory, open files and processor time, where /proc tells
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where everything is registered that ``render`` shows."""
+        return self._registry
+
     def answered(self, tier: str, degraded: bool, cached: bool, budget_met: bool, elapsed_ms: float) -> None:
         """Count a request that got a decision, and what it took from arrival to decision."""
         if tier not in self._observe_s:

@@ -19,6 +19,7 @@ from router.service.backlog import Backlog
 from router.service.batcher import Batcher
 from router.service.body import BodyError, ClientGoneError, check_content_headers, parse_json, read_body
 from router.service.decision_log import DecisionLog
+from router.service.keeper import LONG_PROMPT_CHARS, Keeper
 from router.service.metrics import Metrics
 from router.service.respond import decision_headers, error_response, json_bytes, unauthorized
 from router.service.schema import RequestPolicy, RouteRequest, error_details
@@ -26,9 +27,6 @@ from router.service.settings import Settings
 from router.types import Decision, Needs
 from router.worker import Ticket
 
-# Folding, stripping and cutting a prompt cost time per character (about 10 ms for a million), so long ones leave the
-# event loop to others. The way to a thread and back takes 0.1 ms, as long as encoding a short one: those stay.
-LONG_PROMPT_CHARS = 4_000
 RETRY_AFTER_S = "1"
 
 
@@ -43,6 +41,7 @@ class RouteEndpoint:
         arrivals: Arrivals,
         backlog: Backlog,
         executor: Executor,
+        keeper: Keeper,
     ) -> None:
         """executor: where long prompts are decided, one at a time."""
         self._router = router
@@ -51,6 +50,7 @@ class RouteEndpoint:
         self._arrivals = arrivals
         self._backlog = backlog
         self._executor = executor
+        self._keeper = keeper
         self._log = DecisionLog(settings.log_decisions)
         self._static = Batcher(router.static_all, arrivals.worked)
         self._settle = Batcher(router.settle_all, arrivals.worked)
@@ -93,6 +93,7 @@ class RouteEndpoint:
         asked, needs = await self._read(scope, receive)
         session = _session_of(caller, asked)
         decision = await self._decide(asked, needs, caller, session, arrived_ms, receive)
+        decision = self._keeper.named(decision, asked, caller)
         body = json_bytes(decision.to_json(explain=asked.explain, show_prompts=caller.sees_prompts))
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -104,6 +105,7 @@ class RouteEndpoint:
         if decision.policy is not None:
             self._metrics.decided_under(decision.policy)
         self._log.write(decision, asked, caller, session)
+        await self._keeper.keep(decision, asked, caller, self._router.see)
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[RouteRequest, Needs | None]:
         headers = dict(reversed(scope["headers"]))  # of one that is there twice, the first counts

@@ -3,7 +3,7 @@
 Requests are validated with these models; answers are written by ``Decision.to_json`` and only described here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -39,8 +39,17 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Return a text of printable characters; raise the error of any other."""
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "must have printable characters alone")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_without_nul)]
+# What is kept and shown by other programs.
+PlainName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
 Names = Annotated[list[Name], Field(max_length=MAX_NAMES, fail_fast=True)]
 Usd = Annotated[float, Field(ge=0, le=MAX_USD)]
 Ms = Annotated[float, Field(ge=0, le=MAX_MS)]
@@ -160,8 +169,8 @@ def _policy_form(value: object) -> str:
     return "by-name" if isinstance(value, str) else "in-full"
 
 
-class RouteRequest(WireModel):
-    """Exactly one of ``prompt`` and ``messages``; everything else is optional."""
+class PromptRequest(WireModel):
+    """What may hold a prompt, or messages instead."""
 
     prompt: Annotated[Text, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
         None, description="The prompt as one text."
@@ -169,6 +178,30 @@ class RouteRequest(WireModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = Field(
         None, description=f"OpenAI chat messages, oldest first; {MAX_PROMPT_CHARS} characters of text in all."
     )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.messages is not None and self.n_chars > MAX_PROMPT_CHARS:
+            raise PydanticCustomError("too_long", f"messages have more than {MAX_PROMPT_CHARS} characters of text")
+        return self
+
+    @property
+    def n_chars(self) -> int:
+        """Characters of text in the request."""
+        if self.prompt is not None:
+            return len(self.prompt)
+        return sum(len(text) for message in self.messages or () for text in message.texts())
+
+    def to_prompt(self) -> str | Messages:
+        """Return the prompt or the messages as the router takes them."""
+        if self.prompt is not None:
+            return self.prompt
+        return [message.model_dump() for message in self.messages or ()]
+
+
+class RouteRequest(PromptRequest):
+    """Exactly one of ``prompt`` and ``messages``; everything else is optional."""
+
     latency_budget_ms: float | None = Field(
         None, ge=1, le=10_000, description="Milliseconds from the request's arrival; null: the server's default."
     )
@@ -193,6 +226,12 @@ class RouteRequest(WireModel):
     )
     response_format: ResponseFormat | None = Field(None, description="A form of JSON requires a model to have it.")
     hints: RequestHints | None = Field(None, description="What the prompt holds that is not sent.")
+    user: PlainName | None = Field(
+        None, description="Whose prompt it is: kept with a decision that may be judged, so that it can be deleted."
+    )
+    feedback: bool | None = Field(
+        None, description="Keep the decision to be judged, or do not; null: as the server is set."
+    )
     cache: bool = Field(True, description="The decision may be one that was made before for the same text and policy.")
     explain: bool = Field(False, description="Add the estimates, neighbours and exclusions behind the choice.")
 
@@ -200,22 +239,7 @@ class RouteRequest(WireModel):
     def _one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise PydanticCustomError("one_prompt", "exactly one of prompt and messages is needed")
-        if self.n_chars > MAX_PROMPT_CHARS:
-            raise PydanticCustomError("too_long", f"messages have more than {MAX_PROMPT_CHARS} characters of text")
         return self
-
-    @property
-    def n_chars(self) -> int:
-        """Characters of text in the request."""
-        if self.prompt is not None:
-            return len(self.prompt)
-        return sum(len(text) for message in self.messages or () for text in message.texts())
-
-    def to_prompt(self) -> str | Messages:
-        """Return the prompt or the messages as the router takes them."""
-        if self.prompt is not None:
-            return self.prompt
-        return [message.model_dump() for message in self.messages or ()]
 
     def to_needs(self, sent: JsonObject) -> Needs | None:
         """Return what the request asks of a model; None where the prompt is all.
@@ -366,28 +390,26 @@ def error_body(kind: str, message: str, details: Iterable[tuple[str, str]] = ())
     return {"error": {"type": kind, "message": message, "details": listed}}
 
 
-def error_details(errors: Iterable[ErrorDetails]) -> list[tuple[str, str]]:
-    """Return at most MAX_DETAILS pairs of field and message, from what pydantic found.
+def error_details(errors: Iterable[ErrorDetails], request: type[BaseModel] | None = None) -> list[tuple[str, str]]:
+    """Return at most MAX_DETAILS pairs of field and message, from what pydantic found in a request (RouteRequest).
 
     An unknown field is reported at the object that holds it and not by its name, which the caller chose.
     """
     messages: dict[str, list[str]] = {}
     for error in errors:
         unknown = error["type"] == "extra_forbidden"
-        path = _field_path(error["loc"][:-1] if unknown else error["loc"])
-        message = f"has an unknown field; known: {_known_fields(path)}" if unknown else error["msg"]
+        names = _FIELDS if request is None else {*request.model_fields, *_FIELDS}
+        path = _field_path(error["loc"][:-1] if unknown else error["loc"], names)
+        known = _BY_PATH.get(path, request or RouteRequest).model_fields
+        message = f"has an unknown field; known: {', '.join(known)}" if unknown else error["msg"]
         if message not in messages.setdefault(path, []):
             messages[path].append(message)
     return [(path, " or ".join(texts)) for path, texts in list(messages.items())[:MAX_DETAILS]]
 
 
-def _field_path(location: tuple[int | str, ...]) -> str:
+def _field_path(location: tuple[int | str, ...], names: Collection[str]) -> str:
     """Leave out what pydantic adds for the members of a union, such as ``list[ContentPart]``."""
-    return ".".join(str(part) for part in location if isinstance(part, int) or part in _FIELDS)
-
-
-def _known_fields(path: str) -> str:
-    return ", ".join(_BY_PATH.get(path, RouteRequest).model_fields)
+    return ".".join(str(part) for part in location if isinstance(part, int) or part in names)
 
 
 _BY_PATH: dict[str, type[BaseModel]] = {"policy": RequestPolicy, "hints": RequestHints}
@@ -400,9 +422,14 @@ _FIELDS = {
 
 def component_schemas() -> JsonObject:
     """Return the JSON schemas of the request for the OpenAPI document's components."""
-    schema: JsonObject = RouteRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    components: JsonObject = schema.pop("$defs")
-    return {**components, "RouteRequest": schema}
+    return schemas_of(RouteRequest)
+
+
+def schemas_of(request: type[BaseModel]) -> JsonObject:
+    """Return the JSON schema of a request and of all its parts, by name."""
+    schema: JsonObject = request.model_json_schema(ref_template="#/components/schemas/{model}")
+    components: JsonObject = schema.pop("$defs", {})
+    return {**components, request.__name__: schema}
 
 
 REQUEST_EXAMPLES: dict[str, Any] = {

@@ -16,6 +16,7 @@ from router.service.auth import ApiKeys
 KEYS_VARIABLE = "WHICHMODEL_API_KEYS"
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+KEPT = ("all", "asked", "none")
 # Longest part of a wrong value that an error repeats.
 SHOWN_CHARS = 80
 
@@ -35,9 +36,14 @@ class Setting:
     choices: tuple[str, ...] = ()
 
     @property
+    def short_name(self) -> str:
+        """Name in its table of the file: what begins with the table's own name is there without it."""
+        return self.name.removeprefix(f"{self.table}_")
+
+    @property
     def key(self) -> str:
         """Name in the file, with its table."""
-        return f"{self.table}.{self.name}"
+        return f"{self.table}.{self.short_name}"
 
     @property
     def variable(self) -> str:
@@ -213,6 +219,48 @@ class Settings:
     session_ttl_s: float = field(
         default=1_800.0,
         metadata=_row("routing", "time after which an unused session begins anew", unit="s", low=1, high=604_800),
+    )
+    feedback_store: Path | None = field(
+        default=None,
+        metadata=_row(
+            "feedback", "file in which feedback is kept, made where there is none; without it, none is taken"
+        ),
+    )
+    feedback_keep_decisions: str = field(
+        default="all",
+        metadata=_row(
+            "feedback", "decisions kept to be judged: all, those whose requests ask for it, or none", choices=KEPT
+        ),
+    )
+    feedback_keep_prompts: bool = field(
+        default=False, metadata=_row("feedback", "keep the texts of prompts, too, not only vectors and a hash")
+    )
+    feedback_ttl_s: float = field(
+        default=86_400.0,
+        metadata=_row("feedback", "how long a decision may be judged", unit="s", low=1, high=2_592_000),
+    )
+    feedback_only_own: bool = field(
+        default=False, metadata=_row("feedback", "a decision may be judged only with the API key that it was made for")
+    )
+    feedback_max_pending: int = field(
+        default=100_000,
+        metadata=_row(
+            "feedback",
+            "decisions that wait to be judged; the oldest make room for new ones",
+            unit="decisions",
+            low=1,
+            high=100_000_000,
+        ),
+    )
+    feedback_max_bytes: int = field(
+        default=4 * 2**30,
+        metadata=_row(
+            "feedback", "size of the store above which feedback is refused", unit="bytes", low=2**20, high=2**46
+        ),
+    )
+    feedback_retention_days: float = field(
+        default=0.0,
+        metadata=_row("feedback", "feedback that is older is deleted; 0 keeps it", unit="days", low=0, high=36_500),
     )
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     policies: PolicyBook = field(default_factory=PolicyBook)

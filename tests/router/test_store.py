@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from router.errors import (
     StoreLockedError,
 )
 from router.feedback import sqlite_rows, sqlite_writer
-from router.feedback.events import Battle, Details, FeedbackEvent, PendingDecision, Score, Vector
+from router.feedback.events import Battle, Details, FeedbackEvent, PendingDecision, Score, Surface, Vector
 from router.feedback.sqlite_file import has_wal_reset_bug
 from router.feedback.sqlite_store import SqliteReader, SqliteStore
 from router.feedback.sqlite_writer import StoreLimits
@@ -625,7 +626,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
     before = (tmp_path / "f.db").read_bytes()
 
     for opens in (open_store, lambda path: SqliteReader(path / "f.db")):
-        with pytest.raises(StoreError, match="schema 99 of a newer whichmodel, expected at most 1"):
+        with pytest.raises(StoreError, match="schema 99 of a newer whichmodel, expected at most 2"):
             opens(tmp_path)
     assert (tmp_path / "f.db").read_bytes() == before
 
@@ -716,12 +717,76 @@ def test_a_migration_takes_a_store_with_its_events_along(tmp_path):
         store.add_event(battle(1)).result(10)
 
     with closing(sqlite3.connect(tmp_path / "f.db", isolation_level=None)) as connection:
-        assert sqlite_rows.migrate(connection, "f.db", (*sqlite_rows.MIGRATIONS, NEXT)) == 1
+        assert sqlite_rows.migrate(connection, "f.db", (*sqlite_rows.MIGRATIONS, NEXT)) == 2
         assert connection.execute("SELECT colour, user_version FROM event, pragma_user_version").fetchone() == (
             "blue",
-            2,
+            3,
         )
-        assert sqlite_rows.migrate(connection, "f.db", (*sqlite_rows.MIGRATIONS, NEXT)) == 2
+        assert sqlite_rows.migrate(connection, "f.db", (*sqlite_rows.MIGRATIONS, NEXT)) == 3
+
+
+# As schema 1 was written: the values of its columns, with their CRCs.
+EVENT_1 = (1_800_000_000_000, "k", "x", None, "ann", "h" * 32, "which tea?", b"\1\0\20\0\0\0e" + bytes(range(16)))
+PENDING_1 = ("decision-1", 1_800_000_000_000, 1_800_000_100_000, None, "h" * 32, None, EVENT_1[7])
+BODY_1 = '{"model_a":"small","model_b":"large","winner":"tie"}'
+PENDING_BODY_1 = (
+    '{"key_id":"k","artifact_id":"a","tier":"full","candidates":["small","large"],"model":"small","propensity":1.0}'
+)
+
+
+def test_what_schema_1_holds_is_whole_in_the_newest(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "f.db", isolation_level=None)) as connection:
+        sqlite_rows.migrate(connection, "f.db", sqlite_rows.MIGRATIONS[:1])
+        for table, columns, row in (
+            ("event", sqlite_rows.EVENT_COLUMNS, (*EVENT_1, BODY_1, 3999133226)),
+            ("pending", sqlite_rows.PENDING_COLUMNS, (*PENDING_1, PENDING_BODY_1, 110970034)),
+        ):
+            names = ", ".join(one for one in columns if one != "surface")
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", row)
+    (tmp_path / "f.db").chmod(0o600)
+    with pytest.raises(StoreError, match="schema 1 of an older whichmodel, expected 2"):
+        SqliteReader(tmp_path / "f.db")
+
+    with open_store(tmp_path) as store:
+        assert store.stats().schema_version == 2
+        assert store.check() == 1
+        (stored,) = store.events()
+        assert (stored.event.user, stored.event.surface, stored.event.vectors[0].data) == (
+            "ann",
+            None,
+            bytes(range(16)),
+        )
+        decided = store.find_pending("decision-1")
+        assert (decided.model, decided.surface, decided.quality) == ("small", None, None)
+
+
+def test_a_surface_comes_back_and_is_covered_by_the_crc(tmp_path):
+    surface = Surface("surface-1", bytes(range(32)))
+    with open_store(tmp_path) as store:
+        store.add_pending(replace(pending(1), surface=surface, quality=0.25))
+        store.add_event(replace(battle(1), surface=surface)).result(10)
+    with open_store(tmp_path) as store:
+        assert [one.event.surface for one in store.events()] == [surface]
+        decided = store.find_pending("decision-1")
+        assert (decided.surface, decided.quality) == (surface, 0.25)
+    with closing(sqlite3.connect(tmp_path / "f.db")) as connection, connection:
+        connection.execute("UPDATE event SET surface = NULL")
+    with pytest.raises(StoreDamagedError, match="event 1 is damaged"):
+        open_store(tmp_path)
+
+
+def test_many_pending_are_found_at_once_wherever_they_are(tmp_path):
+    with open_store(tmp_path) as store:
+        for n in range(5):
+            store.add_pending(pending(n))
+        settled(store)
+        store.add_pending(pending(5))
+        asked = [f"decision-{n}" for n in (5, 9, 2, 2, 0)]
+        found = [one and one.decision_id for one in store.find_many_pending(asked)]
+
+        assert found == ["decision-5", None, "decision-2", "decision-2", "decision-0"]
+        assert store.find_many_pending([]) == []
+        assert store.n_pending == 6
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path):
@@ -733,7 +798,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path):
             sqlite_rows.migrate(connection, "f.db", (*sqlite_rows.MIGRATIONS, NEXT, "UPDATE nothing SET x = 1"))
         assert not connection.in_transaction
     with open_store(tmp_path) as store:
-        assert store.stats().schema_version == 1
+        assert store.stats().schema_version == 2
         assert store.add_event(battle(2)).result(10).seq == 2
 
 

@@ -33,6 +33,7 @@ from router.types import (
     Needs,
     Neighbor,
     Policy,
+    Seen,
     Verdict,
 )
 
@@ -129,6 +130,10 @@ class FakeRouter:
         raise NotImplementedError
 
     settle_all = static_all
+
+    def see(self, prompt: str | Messages, seen: Seen | None = None, *, full: bool = False) -> Seen:
+        """See nothing."""
+        return seen or Seen({})
 
     def was_written(self, decision: Decision, arrived_ms: float) -> None:
         """Learn nothing."""

@@ -95,13 +95,15 @@ def test_keys_of_a_higher_layer_replace_those_below(tmp_path: Path) -> None:
         ),
         (
             "port = 1\n",
-            "1: unknown table 'port': it belongs in [server]; expected one of server, routing, policies, bindings",
+            "1: unknown table 'port': it belongs in [server]; expected one of server, routing, feedback, policies, "
+            "bindings",
         ),
         (
             "[server]\nport = 1\n[sever]\n",
-            "3: unknown table 'sever': did you mean server? expected one of server, routing, policies, bindings",
+            "3: unknown table 'sever': did you mean server? expected one of server, routing, feedback, policies, "
+            "bindings",
         ),
-        ("[x]\n", "1: unknown table 'x': expected one of server, routing, policies, bindings"),
+        ("[x]\n", "1: unknown table 'x': expected one of server, routing, feedback, policies, bindings"),
         ("server = 1\n", "1: server is a value: expected a table, [server]"),
         ("[[server]]\nport = 1\n", "1: server is a value: expected a table, [server]"),
         ("[server]\nport = \n", "2: not TOML, column 8: invalid value"),

@@ -211,7 +211,7 @@ def test_message_fields_that_are_not_read_are_tolerated() -> None:
         (user([{"type": "text", "text": "\x00"}]), "messages.0.content"),
         (user([{"type": "text", "text": "x" * MAX_PROMPT_CHARS}, {"text": "x"}]), ""),
         ({"messages": [{"role": "user", "content": "x"}] * (MAX_MESSAGES + 1)}, "messages"),
-        ({"prompt": "x", "user": "me"}, ""),
+        ({"prompt": "x", "temperature": 1}, ""),
         ({"prompt": "x", "session": "1"}, ""),
         ({"prompt": "x", "session_id": ""}, "session_id"),
         ({"prompt": "x", "session_id": "s" * 257}, "session_id"),
@@ -297,7 +297,7 @@ def test_an_unknown_field_is_answered_with_the_known_ones() -> None:
         (
             "",
             "has an unknown field; known: prompt, messages, latency_budget_ms, policy, session_id, application, role, "
-            "task, tools, response_format, hints, cache, explain",
+            "task, tools, response_format, hints, user, feedback, cache, explain",
         )
     ]
 

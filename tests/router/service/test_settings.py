@@ -14,7 +14,7 @@ KEYS = ApiKeys.from_lines(["one", "two"], "the test")
 
 def test_the_table_has_every_field_but_the_keys() -> None:
     assert {one.name for one in SETTINGS} == {one.name for one in fields(Settings)} - {"api_keys", "policies"}
-    assert {one.table for one in SETTINGS} == {"server", "routing"}
+    assert {one.table for one in SETTINGS} == {"server", "routing", "feedback"}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: one.name)
@@ -53,6 +53,14 @@ def test_everything_can_be_set() -> None:
         "WHICHMODEL_PROFILES": "profiles.yaml",
         "WHICHMODEL_MAX_SESSIONS": "0",
         "WHICHMODEL_SESSION_TTL_S": "60",
+        "WHICHMODEL_FEEDBACK_STORE": "feedback.db",
+        "WHICHMODEL_FEEDBACK_KEEP_DECISIONS": "Asked",
+        "WHICHMODEL_FEEDBACK_KEEP_PROMPTS": "true",
+        "WHICHMODEL_FEEDBACK_TTL_S": "3600",
+        "WHICHMODEL_FEEDBACK_ONLY_OWN": "true",
+        "WHICHMODEL_FEEDBACK_MAX_PENDING": "1",
+        "WHICHMODEL_FEEDBACK_MAX_BYTES": "1048576",
+        "WHICHMODEL_FEEDBACK_RETENTION_DAYS": "0.5",
         "WHICHMODEL_API_KEYS": "one, two",
         "UNRELATED": "x",
     }
@@ -75,6 +83,14 @@ def test_everything_can_be_set() -> None:
         profiles=Path("profiles.yaml"),
         max_sessions=0,
         session_ttl_s=60.0,
+        feedback_store=Path("feedback.db"),
+        feedback_keep_decisions="asked",
+        feedback_keep_prompts=True,
+        feedback_ttl_s=3600.0,
+        feedback_only_own=True,
+        feedback_max_pending=1,
+        feedback_max_bytes=2**20,
+        feedback_retention_days=0.5,
         api_keys=KEYS,
     )
 
@@ -110,6 +126,8 @@ def test_a_file_of_keys_is_read_however_it_was_named(tmp_path: Path) -> None:
         ("WHICHMODEL_LOG_DECISIONS", "yes", "true or false"),
         ("WHICHMODEL_MAX_SESSIONS", "-1", "from 0 to 10,000,000 (sessions)"),
         ("WHICHMODEL_SESSION_TTL_S", "0.5", "from 1 to 604,800 (s)"),
+        ("WHICHMODEL_FEEDBACK_KEEP_DECISIONS", "some", "all or asked or none"),
+        ("WHICHMODEL_FEEDBACK_MAX_BYTES", "1000", "from 1,048,576 to 70,368,744,177,664 (bytes)"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: str, wanted: str) -> None:
