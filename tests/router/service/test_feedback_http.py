@@ -488,7 +488,7 @@ class TestRealRouter:
             for tier, vector in zip(router.artifact.tiers, event.vectors, strict=True):
                 core = router.artifact.template.strip(prompt)
                 assert vector.data == tier.encoder.encode(core).vector.astype("<f4").tobytes()
-            assert event.surface is not None and event.surface.rule == "surface-1"
+            assert event.surface is not None and event.surface.rule == "surface-2"
             assert event.surface.data == router.see(prompt).features.astype("<f8").tobytes()
 
     def test_kept_vectors_and_features_place_a_prompt_where_it_was_placed(self, router: Router, store: Path) -> None:
