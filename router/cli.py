@@ -116,8 +116,8 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
 
 
-def _add_log_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sources", nargs="+", metavar="SOURCE", help=LOG_HELP)
+def _add_log_options(command: argparse.ArgumentParser, n_sources: str = "+") -> None:
+    command.add_argument("sources", nargs=n_sources, metavar="SOURCE", help=LOG_HELP)
     command.add_argument("--format", metavar="F", help="name of the format, instead of recognising it")
     command.add_argument(
         "--models", metavar="A,B", help="only these models; says which columns of wide rows are models"
@@ -143,7 +143,13 @@ def _add_train(commands: Commands) -> None:
         "The report is cross-fitted: every prompt is routed by an estimator that never saw it or its near-duplicates.\n"
         "Only when the verdict is ROUTE does the service route; otherwise it answers with the best fixed model.",
     )
-    _add_log_options(train)
+    _add_log_options(train, "*")
+    train.add_argument(
+        "--from-feedback",
+        metavar="FILE",
+        help="learn from this feedback store, too, or alone; works beside the service that writes it. Events without"
+        " text need vectors of the encoder that trains; see docs/feedback.md",
+    )
     train.add_argument("--out", required=True, metavar="DIR", help="directory to write the artifact to")
     train.add_argument("--prices", metavar="FILE", help="profiles with prices, YAML or JSON; see docs/profiles.md")
     train.add_argument(
@@ -243,6 +249,8 @@ def _add_data(commands: Commands) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    if not args.sources and args.from_feedback is None:
+        raise ConfigError("train: got no SOURCE, expected at least one, or --from-feedback FILE")
     check_target(args.out)
     profiles = read_profiles(args.prices) if args.prices else None
     _training()
@@ -251,7 +259,7 @@ def _train(args: argparse.Namespace) -> int:
 
     current = None if args.against is None else load_artifact(args.against)
     with _Bars() as bars:
-        log = _load_log(args)
+        log = _load_log(args, feedback=args.from_feedback)
         learnt = learn(
             log,
             seed=args.seed,
@@ -271,6 +279,7 @@ def _train(args: argparse.Namespace) -> int:
     artifact, report = (learnt if challenged is None else challenged).artifact, learnt.report
     artifact = artifact.write(args.out)
     _say_refused(log)
+    _say_lost(report.details["feedback"]["n_lost_to_encoder"])
     _say_held_back(report.details["weights"]["held_back"])
     _say_unpriced(artifact, profiles)
     print(report.render())
@@ -368,7 +377,7 @@ def _training() -> Any:
     return training
 
 
-def _load_log(args: argparse.Namespace) -> Any:
+def _load_log(args: argparse.Namespace, feedback: str | None = None) -> Any:
     return _training().load(
         *args.sources,
         format=args.format,
@@ -376,6 +385,7 @@ def _load_log(args: argparse.Namespace) -> Any:
         aliases=_aliases(args.alias),
         drop_models=tuple(args.drop_model),
         on_bad_row=args.on_bad_row,
+        feedback=feedback,
         progress=sys.stderr.isatty(),
     )
 
@@ -393,6 +403,14 @@ def _say_refused(log: Any) -> None:
     if log.refusals:
         n_all = len(log.refusals) + len(log)
         print(f"whichmodel: {len(log.refusals)} of {n_all} rows refused; the first: {log.refusals[0]}", file=sys.stderr)
+
+
+def _say_lost(n_lost: int) -> None:
+    if n_lost:
+        print(
+            f"whichmodel: {n_lost} comparisons without text are lost: they have no vectors of the encoder that trains",
+            file=sys.stderr,
+        )
 
 
 def _say_held_back(held_back: Sequence[JsonObject]) -> None:

@@ -97,7 +97,9 @@ def challenge(learnt: Learnt, current: RouterArtifact) -> Challenge:
     Raises:
         DataError: the log knows none of the current artifact's models.
     """
-    rows = np.flatnonzero(learnt.reserved)
+    # Rows whose text was not kept are held out, too, but cannot be asked again.
+    has_text = np.array([bool(text) for text in learnt.table.originals])
+    rows = np.flatnonzero(learnt.reserved & has_text)
     if not len(rows):
         nothing = Gain(0.0, -1.0, 1.0)
         reason = "Not promoted: the log holds no rows that were held out; give more rows, or a larger --hold-out."

@@ -3,22 +3,44 @@
 Readers of published formats live in sources/; arrays for fitting are made in evidence.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Fewer distinct prompts than this are refused by train.
 MIN_PROMPTS = 20
 WINNERS = ("model_a", "model_b", "tie", "both_bad")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What is left of a prompt whose text was not kept.
+
+    prompt_hash: of the text as it was asked. vectors: by encoder id, float32 (dim,). features: float64 (N_FEATURES,),
+    or None where there are none, or of another rule.
+    """
+
+    prompt_hash: str
+    vectors: Mapping[str, NDArray[np.float32]]
+    features: NDArray[np.float64] | None
+
+    def can_be_placed(self, encoder_ids: Iterable[str]) -> bool:
+        """Tell whether all of these encoders have seen the prompt, and its features are known."""
+        return self.features is not None and all(one in self.vectors for one in encoder_ids)
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What one logged row says about models on one prompt: either a battle or a set of scores.
 
-    prompt: the folded text (router.prompt.fold_messages), never empty. A battle has model_a, model_b and winner
+    prompt: the folded text (router.prompt.fold_messages), empty only where ``kept`` takes its place. A
+    battle has model_a, model_b and winner
     (one of WINNERS); a scored row has ``scores`` {model: 0..1}. costs_usd, latencies_ms and output_tokens (length of
     the answer): {model: measured value of that one call}. weight: relative trust in the row, above 0. timestamp:
-    seconds since 1970 (UTC). where: FILE:LINE.
+    seconds since 1970 (UTC). where: FILE:LINE. propensity: the probability with which a decision took its model; kept,
+    not used: weighting by it was worse than not (docs/memory.md).
     """
 
     prompt: str
@@ -35,6 +57,8 @@ class Comparison:
     user: str | None = None
     timestamp: float | None = None
     where: str = ""
+    propensity: float | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +108,11 @@ class PreferenceLog:
 
     def __len__(self) -> int:
         return len(self.comparisons)
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts of all rows that have their text."""
+        return [row.prompt for row in self.comparisons if row.kept is None]
 
     @property
     def models(self) -> list[str]:
