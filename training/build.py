@@ -1,7 +1,7 @@
 """train: a preference log in, an artifact and its held-out report out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from router.tier import BEST_FIRST
 from router.types import JsonObject, ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.embed import Embedded, embed_texts, make_places
-from training.evidence import Table, placeable, tabulate
+from training.evidence import Table, n_idle_ratings, placeable, tabulate
 from training.intents import label_rows, plan_intents
 from training.remember import remember, users_of
 from training.report import Report
@@ -130,19 +130,24 @@ def learn(
     reserve: Reserve | None = None,
     half_life_days: float | None = None,
     max_key_share: float = MAX_KEY_SHARE,
+    template: Template | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Learnt:
-    """Do what ``train`` does, and return the rows that were not learnt from as well."""
+    """Do what ``train`` does, and return the rows that were not learnt from as well.
+
+    template: to be cut instead of the one that is found in the texts, for rows whose vectors were made without it.
+    """
     if store_prompts not in STORE_PROMPTS:
         raise ValueError(f"store_prompts must be one of {STORE_PROMPTS}, got {store_prompts!r}")
     report_progress = progress or _silent
     reserve = reserve or Reserve()
     encoders = _load_encoders(encoder)
-    log, n_lost = placeable(log, [one.id for one in encoders])
+    read = log.feedback
+    log, n_lost = placeable(log, {one.id: one.settings.dim for one in encoders})
     weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
     log = weighed.log
-    template = find_template(log.texts)
+    template = find_template(log.texts) if template is None else template
     everything = tabulate(log, template=template)
     _check_enough(len(everything))
     plan = plan_intents(everything, encoders[0], intents)
@@ -168,7 +173,9 @@ def learn(
         },
         "n_held_out_for_challengers": int(reserved.sum()),
         "feedback": {
+            **({} if read is None else asdict(read)),
             "n_lost_to_encoder": n_lost,
+            "n_idle_ratings": n_idle_ratings(log),
             "n_rows_without_text": sum(one is not None for one in everything.kept),
         },
         "weights": weighed.to_json(),

@@ -182,24 +182,31 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
     )
 
 
-def placeable(log: PreferenceLog, encoder_ids: Sequence[str]) -> tuple[PreferenceLog, int]:
+def placeable(log: PreferenceLog, dims: Mapping[str, int]) -> tuple[PreferenceLog, int]:
     """Return the log without the comparisons that cannot be placed, and how many those are.
 
-    Such have no text, nor has any other of the same prompt, and no vector of one of the encoders, or no features.
+    Such have no text, nor has any other of the same prompt, and no vector of one of the encoders, or no features. dims:
+    the encoders' dimensions by their ids.
     """
     known = {prompt_hash(text) for text in log.texts}
     rows = [
         one
         for one in log.comparisons
-        if one.kept is None or one.kept.prompt_hash in known or one.kept.can_be_placed(encoder_ids)
+        if one.kept is None or one.kept.prompt_hash in known or one.kept.can_be_placed(dims)
     ]
     if not rows and len(log):
         raise DataError(
-            f"none of {len(log)} comparisons has its text, or vectors of the encoder that trains; train with the "
-            "encoder of the artifact that served, or give sources with texts"
+            f"none of {len(log)} comparisons has its text, or features and vectors of the encoder that trains; train "
+            "with the encoder of the artifact that served (--against takes it), or give sources with texts"
         )
-    left = PreferenceLog(comparisons=rows, refusals=log.refusals, sources=log.sources, notes=log.notes)
-    return left, len(log) - len(rows)
+    return replace(log, comparisons=rows), len(log) - len(rows)
+
+
+def n_idle_ratings(log: PreferenceLog) -> int:
+    """Return how many scored rows a log of battles cannot use: those of one model, which beat nobody."""
+    if all(one.scores is not None for one in log.comparisons):
+        return 0
+    return sum(one.scores is not None and len(one.scores) < 2 for one in log.comparisons)
 
 
 def row_keys(log: PreferenceLog, template: Template) -> list[RowKey]:

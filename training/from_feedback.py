@@ -11,36 +11,39 @@ import numpy as np
 from router.errors import DataError
 from router.features import FEATURES, N_FEATURES
 from router.feedback.events import Battle, FeedbackEvent
-from router.feedback.sqlite_store import SqliteReader
-from training.comparisons import Kept
-from training.sources.intake import Details, Intake
+from training.comparisons import FeedbackRead, Kept
+from training.sources.intake import Details, Intake, RowError
 
-NO_WAY = "events without text and without vectors"
 FORMAT = "feedback"
 
 
-def read_feedback(path: str | Path, intake: Intake) -> tuple[int, int]:
-    """Add the events of a store to what is taken in; return (how many there were, how many were taken).
+def read_feedback(path: str | Path, intake: Intake) -> FeedbackRead:
+    """Add the events of a store to what is taken in, and say how many were of which kind.
 
     Raises:
         StoreError: it is not there, cannot be read, or is no feedback store.
         DataError: it holds no event, or bad rows are not to be skipped and one is.
     """
-    n_events = n_kept = 0
+    from router.feedback.sqlite_store import SqliteReader  # needs a lock that not every system has
+
+    n_with_text = n_without_text = n_placeless = n_without_model = 0
     with SqliteReader(path) as store:
         for one in store.events():
-            n_events += 1
-            n_kept += _take(one.event, f"{path}:{one.seq}", intake)
-    if not n_events:
+            event = one.event
+            n_with_text += event.prompt is not None
+            n_without_text += event.prompt is None
+            kept = _kept_of(event) if event.prompt is None else None
+            if kept is not None and not kept.vectors:
+                n_placeless += 1
+            else:
+                n_without_model += not _take(event, kept, f"{path}:{one.seq}", intake)
+    if not n_with_text + n_without_text:
         raise DataError(f"{path}: the feedback store holds no events yet, expected verdicts, battles or scores")
-    return n_events, n_kept
+    return FeedbackRead(str(path), n_with_text, n_without_text, n_placeless, n_without_model)
 
 
-def _take(event: FeedbackEvent, where: str, intake: Intake) -> bool:
-    kept = _kept_of(event) if event.prompt is None else None
-    if kept is not None and not kept.vectors:
-        intake.refuse(where, f"{NO_WAY}: nothing tells what was asked")
-        return False
+def _take(event: FeedbackEvent, kept: Kept | None, where: str, intake: Intake) -> bool:
+    """Take an event in as a comparison; False where no model of it is wanted, or a name is none."""
     given = event.details
     details = Details(
         costs_usd=given.costs_usd or {},
@@ -51,19 +54,25 @@ def _take(event: FeedbackEvent, where: str, intake: Intake) -> bool:
         timestamp=event.received_s,
     )
     outcome, prompt = event.outcome, event.prompt or ""
-    if isinstance(outcome, Battle):
-        taken = intake.battle(where, prompt, outcome.model_a, outcome.model_b, outcome.winner, details)
-    else:
-        taken = intake.scored(where, prompt, {outcome.model: outcome.score}, details)
+    try:
+        if isinstance(outcome, Battle):
+            taken = intake.battle(where, prompt, outcome.model_a, outcome.model_b, outcome.winner, details)
+        else:
+            taken = intake.scored(where, prompt, {outcome.model: outcome.score}, details)
+    except RowError as exc:
+        intake.refuse(where, str(exc))
+        return False
     if taken:
         intake.complete_last(kept=kept, propensity=event.propensity)
     return taken
 
 
 def _kept_of(event: FeedbackEvent) -> Kept:
-    vectors = {one.encoder_id: np.frombuffer(one.data, dtype="<f4").astype(np.float32) for one in event.vectors}
+    """Return what places a prompt without its text; what is no number, or of other features, does not."""
+    read = {one.encoder_id: np.frombuffer(one.data, dtype="<f4").astype(np.float32) for one in event.vectors}
     features = None
     if event.surface is not None and event.surface.rule == FEATURES:
         features = np.frombuffer(event.surface.data, dtype="<f8").astype(np.float64)
-        features = features if features.shape == (N_FEATURES,) else None
+        features = features if features.shape == (N_FEATURES,) and np.isfinite(features).all() else None
+    vectors = {name: vector for name, vector in read.items() if np.isfinite(vector).all()}
     return Kept(event.prompt_hash, vectors, features)

@@ -1,7 +1,10 @@
 """training/from_feedback.py: a store of feedback is learnt from, with its texts or without them."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +12,13 @@ import pytest
 from router.encoder import OnnxEncoder
 from router.errors import DataError
 from router.features import FEATURES, surface_features
-from router.feedback.events import Details, FeedbackEvent, Score, Surface, Vector
+from router.feedback.events import Battle, Details, FeedbackEvent, Score, Surface, Vector
 from router.feedback.sqlite_store import SqliteStore
 from router.feedback.store import Selection
 from router.prompt import prompt_hash
 from training import load
 from training.build import Learnt, learn
-from training.comparisons import PreferenceLog
+from training.comparisons import FeedbackRead, PreferenceLog
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +86,16 @@ def test_what_another_encoder_saw_is_lost_and_counted(
         fill(store, scores_log, encoder, with_text=lambda row: row >= 10)
     log = load(feedback=tmp_path / "a.db")
     learnt = learn(log, encoder=full_encoder, intents="none")
-    assert learnt.report.details["feedback"] == {"n_lost_to_encoder": 30, "n_rows_without_text": 0}
+    assert learnt.report.details["feedback"] == {
+        "name": str(tmp_path / "a.db"),
+        "n_with_text": 420,
+        "n_without_text": 30,
+        "n_placeless": 0,
+        "n_without_model": 0,
+        "n_lost_to_encoder": 30,
+        "n_idle_ratings": 0,
+        "n_rows_without_text": 0,
+    }
     assert learnt.artifact.n_rows == len(scores_log) - 10
 
 
@@ -91,3 +103,87 @@ def test_an_empty_store_says_so(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "a.db").close()
     with pytest.raises(DataError, match="holds no events yet"):
         load(feedback=tmp_path / "a.db")
+
+
+def silent_event(prompt: str, encoder: OnnxEncoder, **changed: Any) -> FeedbackEvent:
+    """A score of a prompt whose text is not kept."""
+    given: dict[str, Any] = {
+        "vectors": (Vector(encoder.id, encoder.encode(prompt).vector.astype("<f4").tobytes()),),
+        "surface": Surface(FEATURES, surface_features(prompt).astype("<f8").tobytes()),
+        "outcome": Score("chef-large", 1.0),
+        **changed,
+    }
+    outcome = given.pop("outcome")
+    return FeedbackEvent.of_prompt(prompt, outcome, judge="key", received_s=1e9, keep_text=False, **given)
+
+
+def test_what_teaches_nothing_is_counted_and_does_not_stop(
+    tmp_path: Path, scores_log: PreferenceLog, encoder: OnnxEncoder
+) -> None:
+    odd = np.full(encoder.settings.dim, np.nan, dtype="<f4").tobytes()
+    with SqliteStore(tmp_path / "a.db") as store:
+        fill(store, scores_log, encoder, with_text=lambda _: True)
+        for event in (
+            silent_event("one", encoder, vectors=()),  # decided by the priors alone
+            silent_event("two", encoder, vectors=(Vector(encoder.id, odd),)),
+            silent_event("three", encoder, vectors=(Vector(encoder.id, bytes(40)),)),
+            silent_event("four", encoder, surface=None),
+            silent_event("five", encoder, surface=Surface("surface-0", bytes(184))),
+            silent_event("six", encoder, surface=Surface(FEATURES, bytes(8))),
+            silent_event("seven", encoder, outcome=Score(" ", 1.0)),
+            silent_event("eight", encoder, outcome=Score("nobody", 1.0)),
+        ):
+            store.add_event(event).result()
+    models = ["coder-medium", "chef-large", "guide-small"]
+    log = load(feedback=tmp_path / "a.db", models=models)
+    assert log.feedback == FeedbackRead(str(tmp_path / "a.db"), 450, 8, 2, 2)
+    assert (log.feedback.n_events, log.feedback.n_taken) == (458, len(log))
+    assert [one.where for one in log.refusals] == [f"{tmp_path / 'a.db'}:457"]
+    learnt = learn(log, encoder=encoder, intents="none")
+    assert learnt.report.details["feedback"]["n_lost_to_encoder"] == 4 and learnt.artifact.n_rows == 150
+
+
+def test_a_text_elsewhere_in_the_log_places_what_has_none(
+    tmp_path: Path, scores_log: PreferenceLog, full_encoder: OnnxEncoder, encoder: OnnxEncoder
+) -> None:
+    """Feedback without text, of another encoder, joins the row of the same prompt of another source."""
+    with SqliteStore(tmp_path / "a.db") as store:
+        for one in scores_log.comparisons:
+            store.add_event(silent_event(one.prompt, encoder, outcome=Score("newcomer", 1.0))).result()
+    source = tmp_path / "log.jsonl"
+    rows = [{"prompt": one.prompt, "scores": dict(one.scores or {})} for one in scores_log.comparisons]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    learnt = learn(load(source, feedback=tmp_path / "a.db"), encoder=full_encoder, intents="none")
+    assert learnt.report.details["feedback"]["n_lost_to_encoder"] == 0
+    assert not learnt.table.kept and len(learnt.table) == len(scores_log)
+    assert (learnt.table.scores[:, learnt.table.models.index("newcomer")] == 1.0).all()
+
+
+def test_none_of_it_can_be_placed(tmp_path: Path, scores_log: PreferenceLog, full_encoder: OnnxEncoder) -> None:
+    with SqliteStore(tmp_path / "a.db") as store:
+        for one in scores_log.comparisons[:30]:
+            for model, score in (one.scores or {}).items():
+                store.add_event(silent_event(one.prompt, full_encoder, outcome=Score(model, score))).result()
+    with pytest.raises(DataError, match="none of 90 comparisons has its text"):
+        learn(load(feedback=tmp_path / "a.db"), encoder="static", intents="none")
+
+
+def test_battles_without_text_give_the_same_points_and_evidence(
+    tmp_path: Path, scores_log: PreferenceLog, encoder: OnnxEncoder
+) -> None:
+    learnt = []
+    for keep_text in (True, False):
+        path = tmp_path / f"{keep_text}.db"
+        with SqliteStore(path) as store:
+            for row, one in enumerate(scores_log.comparisons):
+                (left, x), (right, y) = sorted((one.scores or {}).items())[row % 2 : row % 2 + 2]
+                event = silent_event(
+                    one.prompt, encoder, outcome=Battle(left, right, "model_a" if x > y else "model_b")
+                )
+                store.add_event(replace(event, prompt=one.prompt if keep_text else None)).result()
+        learnt.append(learn(load(feedback=path), encoder=encoder, intents="none"))
+    told, silent = learnt
+    assert silent.table.kind == "battles" and len(silent.table.kept) == len(scores_log)
+    np.testing.assert_array_equal(told.artifact.best.vectors, silent.artifact.best.vectors)
+    np.testing.assert_array_equal(told.artifact.best.evidence.g, silent.artifact.best.evidence.g)
+    np.testing.assert_array_equal(told.table.input_tokens, silent.table.input_tokens)

@@ -40,13 +40,14 @@ def load(
     format: one of FORMATS instead of detection. models: keep only these; in wide rows they also say which columns are
     models. aliases: {old name: new name}, applied first; two names that become one have their scores averaged, and
     their battles with each other dropped. drop_models: left out of every row. on_bad_row: ``skip`` records rows that
-    cannot be used as refusals, ``fail`` stops at the first. feedback: a feedback store to read as
-    well. progress: bars on stderr. The rules for winners, scores and
-    prompts are those of docs/formats.md; how often each was applied is in ``notes``.
+    cannot be used as refusals, ``fail`` stops at the first. feedback: a feedback store to read as well. progress: bars
+    on stderr. The rules for winners, scores and prompts are those of docs/formats.md; how often each was applied is in
+    ``notes``.
 
     Raises:
         DataError: a source cannot be read, its format or models cannot be told, a named model never occurs, or there
             is too little to learn from: no usable row, or fewer than two models.
+        StoreError: the feedback store is not there, cannot be read, or is none.
         ConfigError: there is no format of that name.
     """
     if not sources and feedback is None:
@@ -65,8 +66,10 @@ def load(
         for table in _tables(source):
             _read(table, format, intake, done, progress)
     if feedback is not None:
-        n_events, n_kept = read_feedback(feedback, intake)
-        intake.log.sources.append(SourceSummary(str(feedback), FEEDBACK, "--from-feedback", n_events, n_kept, ()))
+        intake.log.feedback = said = read_feedback(feedback, intake)
+        intake.log.sources.append(
+            SourceSummary(said.name, FEEDBACK, "--from-feedback", said.n_events, said.n_taken, ())
+        )
     _check_names(intake, [*(models or ()), *renamed, *drop_models])
     _check_enough(intake.log)
     return intake.log
