@@ -100,7 +100,7 @@ class FeedbackRead:
     """How a feedback store was read, in events. n_with_text, n_without_text: of all, whether their prompt is kept.
 
     n_placeless: neither text nor vectors tell what was asked. n_without_model: nothing is said of a model that is
-    wanted, or under no usable name. Neither kind is a comparison; all others are one each.
+    wanted, or under no usable name. All others are in comparisons, a battle alone, scores of one prompt together.
     """
 
     name: str
@@ -116,7 +116,7 @@ class FeedbackRead:
 
     @property
     def n_taken(self) -> int:
-        """How many became comparisons."""
+        """How many are in comparisons."""
         return self.n_events - self.n_placeless - self.n_without_model
 
 

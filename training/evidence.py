@@ -183,7 +183,7 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
 
 
 def placeable(log: PreferenceLog, dims: Mapping[str, int]) -> tuple[PreferenceLog, int]:
-    """Return the log without the comparisons that cannot be placed, and how many those are.
+    """Return the log without the comparisons that cannot be placed, and how many battles and scores those hold.
 
     Such have no text, nor has any other of the same prompt, and no vector of one of the encoders, or no features. dims:
     the encoders' dimensions by their ids.
@@ -199,7 +199,11 @@ def placeable(log: PreferenceLog, dims: Mapping[str, int]) -> tuple[PreferenceLo
             f"none of {len(log)} comparisons has its text, or features and vectors of the encoder that trains; train "
             "with the encoder of the artifact that served (--against takes it), or give sources with texts"
         )
-    return replace(log, comparisons=rows), len(log) - len(rows)
+    return replace(log, comparisons=rows), _n_findings(log.comparisons) - _n_findings(rows)
+
+
+def _n_findings(rows: Sequence[Comparison]) -> int:
+    return sum(1 if one.scores is None else len(one.scores) for one in rows)
 
 
 def n_idle_ratings(log: PreferenceLog) -> int:

@@ -1,13 +1,17 @@
 """training/from_feedback.py: a store of feedback is learnt from, with its texts or without them."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from router.encoder import OnnxEncoder
 from router.errors import DataError
@@ -19,6 +23,8 @@ from router.prompt import prompt_hash
 from training import load
 from training.build import Learnt, learn
 from training.comparisons import FeedbackRead, PreferenceLog
+from training.from_feedback import read_feedback
+from training.sources.intake import Intake
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +143,7 @@ def test_what_teaches_nothing_is_counted_and_does_not_stop(
     models = ["coder-medium", "chef-large", "guide-small"]
     log = load(feedback=tmp_path / "a.db", models=models)
     assert log.feedback == FeedbackRead(str(tmp_path / "a.db"), 450, 8, 2, 2)
-    assert (log.feedback.n_events, log.feedback.n_taken) == (458, len(log))
+    assert (log.feedback.n_events, log.feedback.n_taken, len(log)) == (458, 454, 154)
     assert [one.where for one in log.refusals] == [f"{tmp_path / 'a.db'}:457"]
     learnt = learn(log, encoder=encoder, intents="none")
     assert learnt.report.details["feedback"]["n_lost_to_encoder"] == 4 and learnt.artifact.n_rows == 150
@@ -164,7 +170,7 @@ def test_none_of_it_can_be_placed(tmp_path: Path, scores_log: PreferenceLog, ful
         for one in scores_log.comparisons[:30]:
             for model, score in (one.scores or {}).items():
                 store.add_event(silent_event(one.prompt, full_encoder, outcome=Score(model, score))).result()
-    with pytest.raises(DataError, match="none of 90 comparisons has its text"):
+    with pytest.raises(DataError, match="none of 30 comparisons has its text"):
         learn(load(feedback=tmp_path / "a.db"), encoder="static", intents="none")
 
 
@@ -187,3 +193,69 @@ def test_battles_without_text_give_the_same_points_and_evidence(
     np.testing.assert_array_equal(told.artifact.best.vectors, silent.artifact.best.vectors)
     np.testing.assert_array_equal(told.artifact.best.evidence.g, silent.artifact.best.evidence.g)
     np.testing.assert_array_equal(told.table.input_tokens, silent.table.input_tokens)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    said=st.lists(
+        st.tuples(st.sampled_from("pq"), st.sampled_from("jk"), st.sampled_from([None, "ann"]), st.sampled_from("abc")),
+        min_size=1,
+        max_size=12,
+    ),
+    keep_text=st.booleans(),
+)
+def test_scores_of_a_prompt_by_one_judge_are_one_comparison(
+    tmp_path: Path, encoder: OnnxEncoder, said: list[tuple[str, str, str | None, str]], keep_text: bool
+) -> None:
+    """None is lost, none is counted twice, and no comparison mixes prompts, judges or users."""
+    path = tmp_path / f"{uuid4()}.db"
+    vectors = (Vector(encoder.id, bytes(4 * encoder.settings.dim)),)
+    with SqliteStore(path) as store:
+        for nth, (prompt, judge, user, model) in enumerate(said):
+            store.add_event(
+                FeedbackEvent.of_prompt(
+                    prompt,
+                    Score(model, nth / 100),
+                    judge=judge,
+                    received_s=1e9 + nth,
+                    details=Details(user=user, output_tokens={model: nth}),
+                    vectors=vectors,
+                    keep_text=keep_text,
+                )
+            ).result()
+    intake = Intake()
+    read = read_feedback(path, intake)
+    found = [
+        (
+            one.prompt or (one.kept and one.kept.prompt_hash),
+            one.judge,
+            one.user,
+            model,
+            score,
+            (one.output_tokens or {})[model],
+        )
+        for one in intake.log.comparisons
+        for model, score in (one.scores or {}).items()
+    ]
+    wanted = [
+        (prompt if keep_text else prompt_hash(prompt), judge, user, model, nth / 100, nth)
+        for nth, (prompt, judge, user, model) in enumerate(said)
+    ]
+    assert sorted(found, key=lambda one: one[-1]) == wanted and read.n_taken == len(said)
+    most = Counter(one[:3] for one in said)
+    repeats = Counter(said)
+    assert len(intake.log.comparisons) == sum(max(repeats[*key, model] for model in "abc") for key in most)
+    for one in intake.log.comparisons:
+        assert one.timestamp == 1e9 + max((one.output_tokens or {}).values())
+
+
+def test_scores_of_several_models_are_battles_beside_battles(
+    tmp_path: Path, scores_log: PreferenceLog, encoder: OnnxEncoder
+) -> None:
+    with SqliteStore(tmp_path / "a.db") as store:
+        fill(store, scores_log, encoder, with_text=lambda _: False)
+        store.add_event(silent_event("which", encoder, outcome=Battle("coder-medium", "chef-large", "tie"))).result()
+        store.add_event(silent_event("alone", encoder, outcome=Score("chef-large", 1.0))).result()
+    learnt = learn(load(feedback=tmp_path / "a.db"), encoder=encoder, intents="none")
+    assert learnt.table.kind == "battles" and len(learnt.table.battles) == 3 * len(scores_log) + 1
+    assert learnt.report.details["feedback"]["n_idle_ratings"] == 1
