@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from router.errors import UnknownDecisionError
 from router.feedback.events import (
     NOTHING_ELSE,
     Details,
@@ -92,28 +91,11 @@ class FeedbackDesk:
 
         Raises:
             ForgedDecisionError, ExpiredDecisionError: told without looking into the store.
-            UnknownDecisionError: the decision is not held, or not any more.
-            FeedbackError, StoreError: as Verdict.on and FeedbackStore.add_event, some of them in the future.
+            FeedbackError, StoreError: as FeedbackStore.add_verdict, some of them in the future.
         """
-        self.check(verdict.decision_id, judge)
-        return self.judge_found(verdict, self.store.find_pending(verdict.decision_id), judge=judge)
-
-    def check(self, decision_id: str, judge: str) -> None:
-        """Raise ForgedDecisionError or ExpiredDecisionError for what cannot be judged, or not with this API key."""
-        self.signer.check(decision_id, self.clock(), only_for=judge if self.only_own else None)
-
-    def judge_found(self, verdict: Verdict, decided: PendingDecision | None, *, judge: str) -> "Future[Receipt]":
-        """Hand in a verdict whose id was checked on what ``store.find_pending`` gave; for who looks up many at once.
-
-        Raises:
-            UnknownDecisionError: that is None.
-            FeedbackError, StoreError: as ``judge``.
-        """
-        if decided is None:
-            raise UnknownDecisionError(
-                "decision_id: the decision is not held: it was deleted, made room for newer ones, or was never kept"
-            )
-        return self.store.add_event(verdict.on(decided, judge, self.clock()))
+        now_s = self.clock()
+        self.signer.check(verdict.decision_id, now_s, only_for=judge if self.only_own else None)
+        return self.store.add_verdict(verdict, judge, now_s)
 
     def report(
         self,

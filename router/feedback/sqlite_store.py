@@ -3,20 +3,19 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 from router.errors import StoreError
-from router.feedback.events import FeedbackEvent, PendingDecision
+from router.feedback.events import FeedbackEvent, PendingDecision, Verdict
 from router.feedback.sqlite_file import WriterLock, check_content, open_reader, open_writer, opening_error
-from router.feedback.sqlite_rows import PENDING_COLUMNS, Row, event_row, read_event, read_pending
-from router.feedback.sqlite_writer import SELECT_EVENT, SqliteWriter, StoreLimits
+from router.feedback.sqlite_rows import Row, event_row, read_event, read_pending
+from router.feedback.sqlite_writer import SELECT_EVENT, SELECT_PENDING, Judged, SqliteWriter, StoreLimits
 from router.feedback.store import Deletion, Receipt, Selection, StoredEvent, StoreStats
 
 # Rows that are read at once: between pages no transaction is open, so that a slow reader does not hold up the log.
 PAGE_ROWS = 500
-SELECT_PENDING = f"SELECT {', '.join(PENDING_COLUMNS)} FROM pending WHERE decision_id"  # noqa: S608
 COUNTS = """
     SELECT count(*), count(prompt), count(decision_id),
         coalesce(sum(decision_id IS NULL AND json_extract(body, '$.model_a') IS NOT NULL), 0),
@@ -47,14 +46,8 @@ class SqliteReader:
 
     def find_pending(self, decision_id: str) -> PendingDecision | None:
         """Return a decision that waits for a verdict, or None."""
-        return self.find_many_pending([decision_id])[0]
-
-    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
-        """Return the same for each of some ids, in their order."""
-        marks = ", ".join("?" * len(decision_ids))
-        rows = self._rows(f"{SELECT_PENDING} IN ({marks})", tuple(decision_ids)) if decision_ids else []
-        found = {row[0]: read_pending(row, str(self._path)) for row in rows}
-        return [found.get(one) for one in decision_ids]
+        rows = self._rows(f"{SELECT_PENDING} = ?", (decision_id,))
+        return read_pending(rows[0], str(self._path)) if rows else None
 
     def events(self, after: int = 0) -> Iterator[StoredEvent]:
         """Yield events with a number above ``after``, in order; every one's CRC is checked.
@@ -165,6 +158,10 @@ class SqliteStore(SqliteReader):
         """Queue an event; the future has its receipt once it is on the disk."""
         return self._writer.add(event_row(event))
 
+    def add_verdict(self, verdict: Verdict, judge: str, received_s: float) -> "Future[Receipt]":
+        """Queue the event that a verdict on its decision is; the future has its receipt once it is on the disk."""
+        return self._writer.add(Judged(verdict, judge, received_s))
+
     def add_pending(self, pending: PendingDecision) -> None:
         """Remember a decision, soon but not surely; nothing is ever raised."""
         self._writer.remember(pending)
@@ -179,12 +176,9 @@ class SqliteStore(SqliteReader):
         """How many events wait to be written."""
         return self._writer.n_waiting
 
-    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
-        """Return decisions that wait for a verdict, whether they are on the disk yet or not, or None."""
-        found = {one: self._writer.queued(one) for one in decision_ids}
-        others = [one for one, pending in found.items() if pending is None]
-        found.update(zip(others, super().find_many_pending(others), strict=True))
-        return [found[one] for one in decision_ids]
+    def find_pending(self, decision_id: str) -> PendingDecision | None:
+        """Return a decision that waits for a verdict, whether it is on the disk yet or not, or None."""
+        return self._writer.queued(decision_id) or super().find_pending(decision_id)
 
     def delete(self, selection: Selection) -> "Future[Deletion]":
         """Queue a deletion; the future is done when it is on the disk."""

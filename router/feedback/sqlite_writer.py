@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,9 +21,18 @@ from router.errors import (
     StoreError,
     StoreFailedError,
     StoreFullError,
+    UnknownDecisionError,
 )
-from router.feedback.events import PendingDecision
-from router.feedback.sqlite_rows import EVENT_COLUMNS, PENDING_COLUMNS, Row, pending_row, same_content
+from router.feedback.events import FeedbackEvent, PendingDecision, Verdict
+from router.feedback.sqlite_rows import (
+    EVENT_COLUMNS,
+    PENDING_COLUMNS,
+    Row,
+    event_row,
+    pending_row,
+    read_pending,
+    same_content,
+)
 from router.feedback.store import Deletion, Receipt, Selection
 
 logger = logging.getLogger(__name__)
@@ -51,6 +60,7 @@ def _insert_sql(table: str, columns: tuple[str, ...]) -> str:
 INSERT_EVENT = _insert_sql("event", EVENT_COLUMNS)
 INSERT_PENDING = _insert_sql("pending", PENDING_COLUMNS)
 SELECT_EVENT = f"SELECT seq, {', '.join(EVENT_COLUMNS)} FROM event"  # noqa: S608
+SELECT_PENDING = f"SELECT {', '.join(PENDING_COLUMNS)} FROM pending WHERE decision_id"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +87,23 @@ class StoreLimits:
             raise ValueError(f"retention_days must be above 0, got {self.retention_days}")
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict that is yet to be joined with its decision. judge: id of the API key. received_s: since 1970."""
+
+    verdict: Verdict
+    judge: str
+    received_s: float
+
+
+Refusal = FeedbackError | StoreError
+
+
 @dataclass(slots=True)
 class _Batch:
     """What is written in one transaction."""
 
-    events: list[tuple[Row, "Future[Receipt]"]] = field(default_factory=list)
+    events: list[tuple[Row | Judged, "Future[Receipt]"]] = field(default_factory=list)
     deletions: list[tuple[Selection, "Future[Deletion]"]] = field(default_factory=list)
     pending: list[PendingDecision] = field(default_factory=list)
     tidy: bool = False
@@ -99,7 +121,7 @@ class SqliteWriter:
         self._limits = limits
         self._clock = clock
         self._changed = threading.Condition()
-        self._events: deque[tuple[Row, Future[Receipt]]] = deque()
+        self._events: deque[tuple[Row | Judged, Future[Receipt]]] = deque()
         self._deletions: deque[tuple[Selection, Future[Deletion]]] = deque()
         # By decision id, oldest first; each stays until it is on the disk, so that it is found all the time.
         self._pending: dict[str, PendingDecision] = {}
@@ -135,7 +157,7 @@ class SqliteWriter:
         """How many events wait to be written."""
         return len(self._events)
 
-    def add(self, row: Row) -> "Future[Receipt]":
+    def add(self, event: Row | Judged) -> "Future[Receipt]":
         """Queue an event; raises StoreFailedError or StoreBusyError at once where it cannot be taken."""
         with self._changed:
             self._check()
@@ -143,7 +165,7 @@ class SqliteWriter:
                 raise StoreBusyError(f"{self._where}: {len(self._events)} events wait already; try again")
             future: Future[Receipt] = Future()
             future.set_running_or_notify_cancel()  # it is written even if whoever waits for it leaves
-            self._events.append((row, future))
+            self._events.append((event, future))
             if len(self._events) == 1:  # with others waiting, the thread is awake
                 self._changed.notify()
             return future
@@ -238,7 +260,7 @@ class SqliteWriter:
         self._connection.execute("BEGIN IMMEDIATE")
         self._remember(batch.pending)
         full = bool(batch.events) and self._is_full()
-        answers = self._add_all([row for row, _ in batch.events], full=full)
+        answers = self._add_all(self._joined([event for event, _ in batch.events]), full=full)
         deleted = [self._delete(selection) for selection, _ in batch.deletions]
         more = self._tidy() if batch.tidy else False
         self._connection.execute("COMMIT")
@@ -259,7 +281,33 @@ class SqliteWriter:
         for (_, deletion), (n_events, n_pending) in zip(batch.deletions, deleted, strict=True):
             deletion.set_result(Deletion(n_events, n_pending, wiped))
 
-    def _add_all(self, rows: list[Row], *, full: bool) -> "list[Receipt | FeedbackError | StoreError]":
+    def _joined(self, events: Sequence[Row | Judged]) -> list[Row | FeedbackEvent | Refusal]:
+        """Return each event as it came, but verdicts joined with their decisions, or refused."""
+        ids = [one.verdict.decision_id for one in events if isinstance(one, Judged)]
+        marks = ", ".join("?" * len(ids))
+        rows = self._connection.execute(f"{SELECT_PENDING} IN ({marks})", ids).fetchall() if ids else []
+        decisions = {row[0]: row for row in rows}
+        return [self._join(one, decisions) if isinstance(one, Judged) else one for one in events]
+
+    def _join(self, judged: Judged, decisions: Mapping[str, Row]) -> FeedbackEvent | Refusal:
+        found = decisions.get(judged.verdict.decision_id)
+        if found is None:
+            return UnknownDecisionError(
+                "decision_id: the decision is not held: it was deleted, made room for newer ones, or was never kept"
+            )
+        try:
+            return judged.verdict.on(read_pending(found, self._where), judged.judge, judged.received_s)
+        except (FeedbackError, StoreError) as exc:
+            return exc
+
+    def _add_all(self, joined: Sequence[Row | FeedbackEvent | Refusal], *, full: bool) -> list[Receipt | Refusal]:
+        """Add events as ``_add`` each; what was refused stays so."""
+        accepted = [one for one in joined if isinstance(one, tuple | FeedbackEvent)]
+        rows = [event_row(one) if isinstance(one, FeedbackEvent) else one for one in accepted]
+        added = iter(self._add_rows(rows, full=full))
+        return [_told(next(added), one) if isinstance(one, tuple | FeedbackEvent) else one for one in joined]
+
+    def _add_rows(self, rows: list[Row], *, full: bool) -> Sequence[Receipt | Refusal]:
         """Add events as ``_add`` each: in one go where all are new, as most are, which takes half the time."""
         if full or len(rows) < 2:
             return [self._add(row, full=full) for row in rows]
@@ -276,7 +324,7 @@ class SqliteWriter:
         # This is the only writer, and what AUTOINCREMENT gives in a transaction has no gaps.
         return [Receipt(seq, known=False) for seq in range(last - len(rows) + 1, last + 1)]
 
-    def _add(self, row: Row, *, full: bool) -> Receipt | FeedbackError | StoreError:
+    def _add(self, row: Row, *, full: bool) -> Receipt | Refusal:
         """Add one event, unless it is there already; what it gives is told to its sender after the commit."""
         if not full:
             cursor = self._connection.execute(INSERT_EVENT, row)
@@ -386,6 +434,13 @@ class SqliteWriter:
         if self._connection.in_transaction:
             with suppress(sqlite3.Error):  # the disk is gone, perhaps; what was not committed is not there either way
                 self._connection.rollback()
+
+
+def _told(answer: Receipt | Refusal, event: Row | FeedbackEvent) -> Receipt | Refusal:
+    """Return what is told of an event that was handed in: with the event where it was made of a verdict, and added."""
+    if isinstance(answer, Receipt) and isinstance(event, FeedbackEvent) and not answer.known:
+        return Receipt(answer.seq, answer.known, event)
+    return answer
 
 
 def _give_up(batch: _Batch, why: str) -> None:

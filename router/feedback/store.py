@@ -1,23 +1,25 @@
 """What a store of feedback does, whatever it keeps it in, and the plain values that go in and out of one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.errors import FeedbackError
-from router.feedback.events import FeedbackEvent, PendingDecision
+from router.feedback.events import FeedbackEvent, PendingDecision, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """An event is on the disk. seq: its number; numbers rise, with gaps.
 
-    known: it had been sent before, and was not added again.
+    known: it had been sent before, and was not added again. judged: the event that a verdict on a decision was added
+    as.
     """
 
     seq: int
     known: bool
+    judged: FeedbackEvent | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,6 @@ class FeedbackReader(Protocol):
     def find_pending(self, decision_id: str) -> PendingDecision | None:
         """Return a decision that waits for a verdict, or None."""
 
-    def find_many_pending(self, decision_ids: Sequence[str]) -> list[PendingDecision | None]:
-        """Return the same for each of some ids, in their order."""
-
     def events(self, after: int = 0) -> Iterator[StoredEvent]:
         """Yield events with a number above ``after``, in order; what is added meanwhile may come or not."""
 
@@ -124,6 +123,15 @@ class FeedbackStore(FeedbackReader, Protocol):
             JudgedDecisionError, ReusedKeyError: there is another event in its place.
             StoreBusyError, StoreFullError: it was not added; later ones may be.
             StoreFailedError: it may have been added or not; nothing is taken until the store is opened again.
+        """
+
+    def add_verdict(self, verdict: Verdict, judge: str, received_s: float) -> "Future[Receipt]":
+        """Queue the event that a verdict on its decision is. judge: id of the API key. received_s: since 1970.
+
+        Raises, here or in the future:
+            UnknownDecisionError: the decision is not held, or not any more.
+            FeedbackError: the verdict does not fit it (Verdict.on).
+            StoreError and others: as ``add_event``.
         """
 
     def add_pending(self, pending: PendingDecision) -> None:

@@ -1,8 +1,9 @@
 """POST /feedback as a bare ASGI application: 200 once it is on the disk, and never before."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from router.errors import (
     UnknownDecisionError,
 )
 from router.feedback.desk import FeedbackDesk
-from router.feedback.events import MAX_IDEMPOTENCY_CHARS, PendingDecision, check_prompt
+from router.feedback.events import MAX_IDEMPOTENCY_CHARS, check_prompt
 from router.feedback.signing import DecisionSigner, secret_beside
 from router.feedback.store import Receipt
 from router.prompt import fold_messages
@@ -106,7 +107,7 @@ class Feedback:
     endpoint: "FeedbackEndpoint"
     metrics: FeedbackMetrics
     _desk: FeedbackDesk | None
-    _executors: tuple[Executor, ...]
+    _encoding: Executor
 
     @classmethod
     def open(
@@ -119,18 +120,16 @@ class Feedback:
         """
         desk = open_desk(settings)
         keeper = Keeper(desk, settings, executor)
-        reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feedback-read")
         encoding = ThreadPoolExecutor(1, "feedback-encode", yield_to_others, (settings.encoder_nice, "feedback"))
         metrics = FeedbackMetrics(
             registry, in_flight=lambda: endpoint.n_in_flight, store=None if desk is None else desk.store
         )
-        endpoint = FeedbackEndpoint(desk, keeper, settings, metrics, arrivals, look, reading, encoding)
-        return cls(keeper, endpoint, metrics, desk, (reading, encoding))
+        endpoint = FeedbackEndpoint(desk, keeper, settings, metrics, arrivals, look, encoding)
+        return cls(keeper, endpoint, metrics, desk, encoding)
 
     def close(self) -> None:
         """Write what waits, and close the store."""
-        for one in self._executors:
-            one.shutdown(wait=False, cancel_futures=True)
+        self._encoding.shutdown(wait=False, cancel_futures=True)
         if self._desk is not None:
             self._desk.store.close()
 
@@ -153,10 +152,9 @@ class FeedbackEndpoint:
         metrics: FeedbackMetrics,
         arrivals: Arrivals,
         look: LookInFull,
-        reading: Executor,
         encoding: Executor,
     ) -> None:
-        """reading, encoding: where the store is read, and where prompts are encoded."""
+        """encoding: where prompts are encoded."""
         self._desk = desk
         self._keeper = keeper
         self._settings = settings
@@ -164,7 +162,7 @@ class FeedbackEndpoint:
         self._arrivals = arrivals
         self._look = look
         self._encoding = encoding
-        self._lookups = None if desk is None else _Lookups(desk.store.find_many_pending, reading)
+        self._receipts = _Receipts()
         self._n_encoding = 0
         self.n_in_flight = 0
 
@@ -219,13 +217,8 @@ class FeedbackEndpoint:
         if asked.decision_id is None:
             return await self._report(desk, caller, asked, key)
         verdict, judge = asked.to_verdict(key), key_id(caller)
-        desk.check(verdict.decision_id, judge)
         await self._keeper.settled(verdict.decision_id)
-        decided = await self._find(verdict.decision_id)
-        return await asyncio.wrap_future(desk.judge_found(verdict, decided, judge=judge))
-
-    async def _find(self, decision_id: str) -> PendingDecision | None:
-        return None if self._lookups is None else await self._lookups.find(decision_id)
+        return await self._receipts.of(desk.judge(verdict, judge=judge))
 
     async def _report(self, desk: FeedbackDesk, caller: Caller, asked: FeedbackRequest, key: str | None) -> Receipt:
         """Hand in a battle or a score, with what the encoders see of its prompt."""
@@ -237,7 +230,7 @@ class FeedbackEndpoint:
             text, seen = await asyncio.get_running_loop().run_in_executor(self._encoding, self._seen, prompt)
         finally:
             self._n_encoding -= 1
-        return await asyncio.wrap_future(
+        return await self._receipts.of(
             desk.report(
                 text,
                 report.outcome,
@@ -255,50 +248,31 @@ class FeedbackEndpoint:
         return text, self._look(text, full=True)
 
 
-class _Lookups:
-    """Looks decisions up in the store, all that are due at once in one go, off the event loop: a disk may be slow."""
+class _Receipts:
+    """Brings receipts from the thread that writes to the event loop: it is woken once for all that were synced."""
 
-    def __init__(self, find_many: Callable[[Sequence[str]], list[PendingDecision | None]], executor: Executor) -> None:
-        self._find_many = find_many
-        self._executor = executor
-        self._waiting: list[tuple[str, asyncio.Future[PendingDecision | None]]] = []
-        self._runner: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
+        self._told: deque[asyncio.Future[None]] = deque()
 
-    async def find(self, decision_id: str) -> PendingDecision | None:
-        """Return a decision that waits for a verdict, or None.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
+    async def of(self, written: "Future[Receipt]") -> Receipt:
+        """Return the receipt, or raise what the store says instead."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[PendingDecision | None] = loop.create_future()
-        self._waiting.append((decision_id, future))
-        if self._runner is None:
-            self._runner = loop.create_task(self._run())
-        return await future
+        turn: asyncio.Future[None] = loop.create_future()
+        written.add_done_callback(lambda _: self._tell(loop, turn))
+        await turn
+        return written.result()
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        batch: list[tuple[str, asyncio.Future[PendingDecision | None]]] = []
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                try:
-                    found = await loop.run_in_executor(self._executor, self._find_many, [one for one, _ in batch])
-                except StoreError as exc:
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(exc)
-                    continue
-                for (_, future), decided in zip(batch, found, strict=True):
-                    if not future.done():
-                        future.set_result(decided)
-        finally:
-            self._runner = None
-            for _, future in (*batch, *self._waiting):  # of a runner that was cancelled, or met what nobody expects
-                if not future.done():
-                    future.cancel()
-            self._waiting = []
+    def _tell(self, loop: asyncio.AbstractEventLoop, turn: "asyncio.Future[None]") -> None:
+        self._told.append(turn)
+        if len(self._told) == 1:  # else the loop is on its way already
+            with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        while self._told:
+            turn = self._told.popleft()
+            if not turn.done():
+                turn.set_result(None)
 
 
 async def _acknowledge(receipt: Receipt, send: Send) -> None:

@@ -1,6 +1,7 @@
 """The server process: listening socket, bounds on the HTTP head, signals and logging around the application."""
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -183,6 +184,10 @@ class _AnnouncingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What is loaded stays: to look through all of it for cycles would stop everything for 50 ms at a time. A router
+        # that another one replaces has no cycles, so that it is freed all the same.
+        gc.collect()
+        gc.freeze()
         self._loop = asyncio.get_running_loop()
         self._announce()
 

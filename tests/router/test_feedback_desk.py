@@ -132,7 +132,7 @@ def test_a_deleted_decision_is_unknown(desk):
     desk.store.delete(Selection(user="ann")).result(10)
 
     with pytest.raises(UnknownDecisionError, match="not held"):
-        desk.judge(Verdict(decision_id, rating=1), judge="k")
+        desk.judge(Verdict(decision_id, rating=1), judge="k").result(10)
 
 
 def test_a_free_standing_battle_is_kept_with_its_text(desk):

@@ -26,9 +26,10 @@ from router.errors import (
     StoreFailedError,
     StoreFullError,
     StoreLockedError,
+    UnknownDecisionError,
 )
 from router.feedback import sqlite_rows, sqlite_writer
-from router.feedback.events import Battle, Details, FeedbackEvent, PendingDecision, Score, Surface, Vector
+from router.feedback.events import Battle, Details, FeedbackEvent, PendingDecision, Score, Surface, Vector, Verdict
 from router.feedback.sqlite_file import has_wal_reset_bug
 from router.feedback.sqlite_store import SqliteReader, SqliteStore
 from router.feedback.sqlite_writer import StoreLimits
@@ -775,18 +776,24 @@ def test_a_surface_comes_back_and_is_covered_by_the_crc(tmp_path):
         open_store(tmp_path)
 
 
-def test_many_pending_are_found_at_once_wherever_they_are(tmp_path):
+def test_verdicts_written_together_are_each_joined_with_their_own_decision(tmp_path):
     with open_store(tmp_path) as store:
-        for n in range(5):
+        for n in range(4):
             store.add_pending(pending(n))
         settled(store)
-        store.add_pending(pending(5))
-        asked = [f"decision-{n}" for n in (5, 9, 2, 2, 0)]
-        found = [one and one.decision_id for one in store.find_many_pending(asked)]
+        store.add_pending(pending(4))  # written with the verdicts
+        said = [Verdict(f"decision-{n}", rating=n / 10) for n in (4, 9, 2, 0)]
+        said.append(Verdict("decision-3", against="small", winner="tie"))  # it is what was decided for
+        futures = [store.add_verdict(one, "k", NOW_S) for one in said]
+        answers = [one.exception(10) or one.result() for one in futures]
 
-        assert found == ["decision-5", None, "decision-2", "decision-2", "decision-0"]
-        assert store.find_many_pending([]) == []
-        assert store.n_pending == 6
+        assert [type(one) for one in answers] == [Receipt, UnknownDecisionError, Receipt, Receipt, FeedbackError]
+        held = [one.event for one in store.events()]
+        assert [(one.decision_id, one.outcome) for one in held] == [
+            (f"decision-{n}", Score("small", n / 10)) for n in (4, 2, 0)
+        ]
+        assert [one.judged for one in answers if isinstance(one, Receipt)] == held
+        assert store.add_verdict(said[0], "k", NOW_S).result(10) == Receipt(answers[0].seq, known=True)
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path):

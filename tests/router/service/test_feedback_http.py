@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -371,22 +372,21 @@ class TestAFailingStore:
             failed.set_exception(error(f"{store}: no space"))
             return failed
 
-        monkeypatch.setattr(SqliteStore, "add_event", fail)
+        monkeypatch.setattr(SqliteStore, "add_verdict", fail)
         answer = tell(client, {"decision_id": decided(client), "rating": 1})
         assert (answer.status, kind(answer), answer.headers["retry-after"]) == (status, type_, retry)
         assert str(store) not in json.dumps(answer.json)
         assert client.route({"prompt": "x"}).status == 200
 
-    def test_a_store_that_cannot_be_read(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(*_: object) -> Any:
-            raise StoreFailedError("disk I/O error")
-
+    def test_a_decision_that_was_damaged_on_the_disk(self, client: Client, store: Path) -> None:
         decision_id = decided(client)
         tell(client, {"prompt": "x", "model": "m", "score": 1})  # with it the decision leaves the memory for the disk
-        monkeypatch.setattr(SqliteStore, "_rows", fail)
-        assert tell(client, {"decision_id": decision_id, "rating": 1}).status == 503
-        monkeypatch.undo()
-        assert tell(client, {"decision_id": decision_id, "rating": 1}).status == 200
+        with sqlite3.connect(store) as connection:
+            connection.execute("UPDATE pending SET body = replace(body, 'tier', 'tear')")
+        connection.close()
+        answer = tell(client, {"decision_id": decision_id, "rating": 1})
+        assert (answer.status, kind(answer)) == (503, "store_failed")
+        assert tell(client, {"decision_id": decided(client), "rating": 1}).status == 200
 
     def test_a_disk_that_is_full(self, store: Path) -> None:
         limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
