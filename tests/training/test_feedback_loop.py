@@ -124,7 +124,11 @@ def test_once_around(
     verdict = Verdict("ROUTE", "ROUTE: for the test.", learnt.best_fixed)
     router = Router(replace(learnt, tiers=(replace(learnt.best, verdict=verdict),)))
     by_intent = {
-        intent: [router.route(one.prompt).model for one in later.comparisons if one.intent == intent]
+        intent: [
+            router.route(one.prompt, latency_budget_ms=10_000).model
+            for one in later.comparisons
+            if one.intent == intent
+        ]
         for intent in ("travel", "code")
     }
     router.close()
