@@ -42,7 +42,22 @@ INTENTS_FROM = {
     "discovered": "discovered: clusters of the log's prompts, named by their own words",
     "none": "the artifact has none; train with --intents to get some",
 }
+FEEDBACK_UNUSED = {
+    "n_placeless": "with neither text nor vectors",
+    "n_lost_to_encoder": "without text, and without features and vectors of the encoder that trains",
+    "n_without_model": "of no model that is asked for",
+    "n_idle_ratings": "ratings of one model alone, which say nothing beside battles",
+}
 NOT_PROMOTED = 3
+TRAIN_EPILOG = """\
+The report is cross-fitted: every prompt is routed by an estimator that never saw it or its near-duplicates.
+Only when the verdict is ROUTE does the service route; otherwise it answers with the best fixed model.
+
+examples:
+  whichmodel train battles.jsonl --out models/v1 --hold-out 0.2
+  whichmodel serve models/v1 --feedback-store feedback.db --feedback-keep-decisions all
+  whichmodel train battles.jsonl --from-feedback feedback.db --out models/v2 --against models/v1
+"""
 LOG_HELP = "preference log: a file, a folder, or hf:OWNER/NAME; see docs/formats.md for the formats"
 
 
@@ -118,8 +133,8 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
 
 
-def _add_log_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sources", nargs="+", metavar="SOURCE", help=LOG_HELP)
+def _add_log_options(command: argparse.ArgumentParser, n_sources: str = "+") -> None:
+    command.add_argument("sources", nargs=n_sources, metavar="SOURCE", help=LOG_HELP)
     command.add_argument("--format", metavar="F", help="name of the format, instead of recognising it")
     command.add_argument(
         "--models", metavar="A,B", help="only these models; says which columns of wide rows are models"
@@ -141,19 +156,24 @@ def _add_train(commands: Commands) -> None:
         commands,
         "train",
         _train,
-        "learn an artifact from preference logs, with a held-out report and a verdict",
-        "The report is cross-fitted: every prompt is routed by an estimator that never saw it or its near-duplicates.\n"
-        "Only when the verdict is ROUTE does the service route; otherwise it answers with the best fixed model.",
+        "learn an artifact from preference logs and feedback, with a held-out report and a verdict",
+        TRAIN_EPILOG,
     )
-    _add_log_options(train)
+    _add_log_options(train, "*")
+    train.add_argument(
+        "--from-feedback",
+        metavar="STORE",
+        help="learn from the feedback that a service keeps in this file, beside the sources or without any. It is only"
+        " read, and the service may run. Where texts are not kept, their vectors take the place of them: train with"
+        " the encoders that served, as --against does; see docs/feedback.md",
+    )
     train.add_argument("--out", required=True, metavar="DIR", help="directory to write the artifact to")
     train.add_argument("--prices", metavar="FILE", help="profiles with prices, YAML or JSON; see docs/profiles.md")
     train.add_argument(
         "--encoder",
-        default="static",
         metavar="static|full|both|DIR",
-        help="static (default: microseconds), full (milliseconds, tells intents apart better), both (an artifact with a"
-        " tier of each), or an encoder directory",
+        help="static (microseconds), full (milliseconds, tells intents apart better), both (an artifact with a tier of"
+        " each), or an encoder directory (default: static; with --against, those of CURRENT)",
     )
     train.add_argument("--seed", type=seed, default=0, help="seed of folds and clusters (default 0)")
     train.add_argument(
@@ -245,19 +265,21 @@ def _add_data(commands: Commands) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    if not args.sources and args.from_feedback is None:
+        raise ConfigError("train: got no SOURCE, expected at least one, or --from-feedback STORE")
     check_target(args.out)
     profiles = read_profiles(args.prices) if args.prices else None
     _training()
     from training.build import Reserve, learn
-    from training.challenge import challenge, reserve_of
+    from training.challenge import challenge, encoders_of, reserve_of, template_of
 
     current = None if args.against is None else load_artifact(args.against)
     with _Bars() as bars:
-        log = _load_log(args)
+        log = _load_log(args, feedback=args.from_feedback)
         learnt = learn(
             log,
             seed=args.seed,
-            encoder=args.encoder,
+            encoder=args.encoder or ("static" if current is None else encoders_of(current)),
             profiles=profiles,
             store_prompts=args.store_prompts,
             margin=args.margin / 100,
@@ -266,6 +288,7 @@ def _train(args: argparse.Namespace) -> int:
             reserve=Reserve(args.hold_out or 0.0) if current is None else reserve_of(current, args.hold_out),
             half_life_days=args.half_life_days,
             max_key_share=args.max_key_share,
+            template=None if current is None else template_of(log, current),
             cache=Path(args.cache) if args.cache else None,
             progress=bars.show,
         )
@@ -275,6 +298,8 @@ def _train(args: argparse.Namespace) -> int:
     _say_refused(log)
     _say_held_back(report.details["weights"]["held_back"])
     _say_unpriced(artifact, profiles)
+    if log.feedback is not None:
+        print(_feedback_lines(report.details["feedback"]))
     print(report.render())
     if challenged is not None:
         report = challenged.report
@@ -370,7 +395,7 @@ def _training() -> Any:
     return training
 
 
-def _load_log(args: argparse.Namespace) -> Any:
+def _load_log(args: argparse.Namespace, feedback: str | None = None) -> Any:
     return _training().load(
         *args.sources,
         format=args.format,
@@ -378,6 +403,7 @@ def _load_log(args: argparse.Namespace) -> Any:
         aliases=_aliases(args.alias),
         drop_models=tuple(args.drop_model),
         on_bad_row=args.on_bad_row,
+        feedback=feedback,
         progress=sys.stderr.isatty(),
     )
 
@@ -395,6 +421,16 @@ def _say_refused(log: Any) -> None:
     if log.refusals:
         n_all = len(log.refusals) + len(log)
         print(f"whichmodel: {len(log.refusals)} of {n_all} rows refused; the first: {log.refusals[0]}", file=sys.stderr)
+
+
+def _feedback_lines(read: JsonObject) -> str:
+    """Return what was read of a feedback store, and what of it teaches nothing and why."""
+    with_text, without = read["n_with_text"], read["n_without_text"]
+    lines = [f"feedback   {with_text + without} events of {read['name']}: {with_text} with text, {without} without"]
+    for name, why in FEEDBACK_UNUSED.items():
+        if read[name]:
+            lines.append(f"           not used: {read[name]} {why}")
+    return "\n".join(lines)
 
 
 def _say_held_back(held_back: Sequence[JsonObject]) -> None:

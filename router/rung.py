@@ -396,7 +396,7 @@ class Rung:
                 similarity=similarity,
                 intent=artifact.intents[intent] if intent >= 0 else None,
                 winners=tuple(compress(artifact.models, won)),
-                prompt=artifact.prompts[row] if artifact.prompts is not None else None,
+                prompt=artifact.prompts[row] or None if artifact.prompts is not None else None,
             )
             for row, similarity, intent, won in found
         )

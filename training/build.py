@@ -1,7 +1,7 @@
 """train: a preference log in, an artifact and its held-out report out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from router.artifact import HASH_BYTES, RouterArtifact
 from router.encoder import TIERS, OnnxEncoder
 from router.errors import DataError
-from router.prompt import Template, find_template, prompt_hash
+from router.prompt import Template, find_template
 from router.tier import BEST_FIRST
 from router.types import JsonObject, ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.embed import Embedded, embed_texts, make_places
-from training.evidence import Table, tabulate
+from training.evidence import Table, n_idle_ratings, placeable, tabulate
 from training.intents import label_rows, plan_intents
 from training.remember import remember, users_of
 from training.report import Report
@@ -130,25 +130,31 @@ def learn(
     reserve: Reserve | None = None,
     half_life_days: float | None = None,
     max_key_share: float = MAX_KEY_SHARE,
+    template: Template | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Learnt:
-    """Do what ``train`` does, and return the rows that were not learnt from as well."""
+    """Do what ``train`` does, and return the rows that were not learnt from as well.
+
+    template: to be cut instead of the one that is found in the texts, for rows whose vectors were made without it.
+    """
     if store_prompts not in STORE_PROMPTS:
         raise ValueError(f"store_prompts must be one of {STORE_PROMPTS}, got {store_prompts!r}")
     report_progress = progress or _silent
     reserve = reserve or Reserve()
     encoders = _load_encoders(encoder)
+    read = log.feedback
+    log, n_lost = placeable(log, {one.id: one.settings.dim for one in encoders})
     weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
     log = weighed.log
-    template = find_template([one.prompt for one in log.comparisons])
+    template = find_template(log.texts) if template is None else template
     everything = tabulate(log, template=template)
     _check_enough(len(everything))
     plan = plan_intents(everything, encoders[0], intents)
-    embedded = _embed(encoders, everything.texts, cache, report_progress)
+    embedded = _embed(encoders, everything, cache, report_progress)
     all_groups = near_duplicate_groups(embedded[0].vectors)
-    key = log_key(everything.originals) if reserve.key is None else reserve.key
-    reserved = reserved_rows(everything.originals, all_groups, key, reserve.share)
+    key = log_key(everything.original_hashes) if reserve.key is None else reserve.key
+    reserved = reserved_rows(everything.original_hashes, all_groups, key, reserve.share)
     own = np.flatnonzero(~reserved)
     table, groups, embedded = everything.take(own), all_groups[own], [one.take(own) for one in embedded]
     _check_enough(len(table))
@@ -166,6 +172,12 @@ def learn(
             "n_rows_without": int((table.intents < 0).sum()),
         },
         "n_held_out_for_challengers": int(reserved.sum()),
+        "feedback": {
+            **({} if read is None else asdict(read)),
+            "n_lost_to_encoder": n_lost,
+            "n_idle_ratings": n_idle_ratings(log),
+            "n_rows_without_text": sum(one is not None for one in everything.kept),
+        },
         "weights": weighed.to_json(),
         **_origin(log, template),
     }
@@ -222,18 +234,16 @@ def _load_encoders(wanted: Encoders) -> list[OnnxEncoder]:
     return loaded
 
 
-def _embed(
-    encoders: Sequence[OnnxEncoder], texts: Sequence[str], cache: Path | None, progress: Progress
-) -> list[Embedded]:
-    """Return what each encoder makes of the texts."""
+def _embed(encoders: Sequence[OnnxEncoder], table: Table, cache: Path | None, progress: Progress) -> list[Embedded]:
+    """Return what each encoder makes of the rows."""
     done = 0
 
     def advance(n: int) -> None:
         nonlocal done
         done += n
-        progress("embedding", done, len(encoders) * len(texts))
+        progress("embedding", done, len(encoders) * len(table))
 
-    return [embed_texts(encoder, texts, cache=cache, advance=advance) for encoder in encoders]
+    return [embed_texts(encoder, table.texts, kept=table.kept, cache=cache, advance=advance) for encoder in encoders]
 
 
 def _origin(log: PreferenceLog, template: Template) -> JsonObject:
@@ -250,7 +260,7 @@ def _origin(log: PreferenceLog, template: Template) -> JsonObject:
 
 
 def _hashes(table: Table) -> NDArray[np.uint8]:
-    raw = b"".join(bytes.fromhex(prompt_hash(text)) for text in table.texts)
+    raw = b"".join(bytes.fromhex(one) for one in table.hashes)
     return np.frombuffer(raw, dtype=np.uint8).reshape(len(table), HASH_BYTES).copy()
 
 

@@ -7,11 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import RouterArtifact
-from router.errors import DataError
-from router.prompt import prompt_hash
-from router.router import Router
-from router.types import Gain, JsonObject, Policy
+from router.catalogue import Catalogue
+from router.deadline import Deadline, now_ms
+from router.encoder import Encoding, OnnxEncoder
+from router.errors import DataError, EncoderError
+from router.needs import needs_of
+from router.prompt import Template, prompt_hash
+from router.rung import Question, Rung, settled
+from router.types import Gain, JsonObject, Needs, Policy
 from training.build import Learnt, Reserve
+from training.comparisons import PreferenceLog
 from training.evaluate import gain_over
 from training.evidence import Table
 from training.fit import fit_evidence
@@ -24,6 +29,7 @@ DEFAULT_HOLD_OUT = 0.1
 MARGIN = 0.005
 # With fewer independent rows that the current artifact has not seen, all rows held out are taken, and that is said.
 MIN_UNSEEN_GROUPS = 30
+CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,8 @@ class Comparison:
     gain: of the challenger over the current artifact, paired. challenger, current: mean quality. n_rows: compared;
     n_differ: of these, on how many they choose another model. n_held_out: rows that the challenger did not learn from;
     n_seen: of these, how many (or near-duplicates of them) the current artifact did. clean: none of those was compared.
+    n_unasked: held out as well and not among these, because their text was not kept, and one of the two has an encoder
+    that never saw them.
     """
 
     current_id: str
@@ -46,6 +54,7 @@ class Comparison:
     clean: bool
     promoted: bool
     reason: str
+    n_unasked: int = 0
 
     def to_json(self) -> JsonObject:
         """Return what the report keeps."""
@@ -63,8 +72,10 @@ class Comparison:
             f"  current              {self.current:.4f}",
             f"  difference           {gain.mean:+.4f}  95 % interval {gain.low:+.4f} to {gain.high:+.4f}",
             f"  another model on     {self.n_differ} rows",
-            self.reason,
         ]
+        if self.n_unasked:
+            lines.append(f"  left out             {self.n_unasked} rows without text or vectors of both encoders")
+        lines.append(self.reason)
         return "\n".join(lines)
 
 
@@ -88,25 +99,57 @@ def reserve_of(current: RouterArtifact, share: float | None = None) -> Reserve:
     return Reserve((memory.hold_out or DEFAULT_HOLD_OUT) if share is None else share, memory.key)
 
 
+def encoders_of(current: RouterArtifact) -> list[OnnxEncoder]:
+    """Return the current artifact's encoders, the best tier's first: vectors kept for it are then of use.
+
+    One that ships with the package is that: what lies beside it, such as the model of intents, is found, too.
+    """
+    return [_shipped(tier.encoder) for tier in current.tiers]
+
+
+def _shipped(encoder: OnnxEncoder) -> OnnxEncoder:
+    try:
+        own = OnnxEncoder.load(encoder.settings.tier)
+    except EncoderError:  # not every installation has the full one
+        return encoder
+    return own if own.id == encoder.id else encoder
+
+
+def template_of(log: PreferenceLog, current: RouterArtifact) -> Template | None:
+    """Return the template to train with: the current artifact's where the log has rows without text, else None.
+
+    Their vectors are of what it leaves of a prompt; with another, the same prompt would lie elsewhere.
+    """
+    return current.template if any(one.kept is not None for one in log.comparisons) else None
+
+
 def challenge(learnt: Learnt, current: RouterArtifact) -> Challenge:
     """Compare what was learnt with ``reserve_of(current)`` with ``current``, on the rows that were held out.
 
     Both decide as they would serve, verdicts included, each with its best tier, among the models that the log knows.
-    Promoted where the mean difference is at least 0 and its lower bound above -0.5 point.
+    Promoted where the mean difference is at least 0 and its lower bound above -0.5 point. A row without text is asked
+    by its vectors and features.
 
     Raises:
         DataError: the log knows none of the current artifact's models.
     """
-    rows = np.flatnonzero(learnt.reserved)
-    if not len(rows):
-        nothing = Gain(0.0, -1.0, 1.0)
-        reason = "Not promoted: the log holds no rows that were held out; give more rows, or a larger --hold-out."
-        return _with(learnt, Comparison(current.id, nothing, 0.0, 0.0, 0, 0, 0, 0, True, False, reason))
     table, groups = learnt.table, learnt.groups
+    held_out = np.flatnonzero(learnt.reserved)
+    rows = held_out[_can_be_asked(table, held_out, (learnt.artifact, current))]
+    n_unasked = len(held_out) - len(rows)
+    if not len(rows):
+        reason = (
+            f"NOT PROMOTED: none of the {n_unasked} rows held out has its text, or vectors of both encoders; train "
+            "with the encoder of the current artifact."
+            if n_unasked
+            else "NOT PROMOTED: the log holds no rows that were held out; give more rows, or a larger --hold-out."
+        )
+        nothing = Gain(0.0, -1.0, 1.0)
+        return _with(learnt, Comparison(current.id, nothing, 0.0, 0.0, 0, 0, 0, 0, True, False, reason, n_unasked))
     theirs, nearest = _decided(current, table, rows)
     seen = _seen_groups(current, table, groups, rows[nearest > NEAR_DUPLICATE_COSINE])
     was_seen = np.isin(groups[rows], seen)
-    clean = len(np.unique(groups[rows[~was_seen]])) >= MIN_UNSEEN_GROUPS
+    clean = not was_seen.any() or len(np.unique(groups[rows[~was_seen]])) >= MIN_UNSEEN_GROUPS
     compared = ~was_seen if clean else np.ones(len(rows), dtype=bool)
     mine, _ = _decided(learnt.artifact, table, rows)
     # The outcome model behind the values knows no held-out row, and is the same for both.
@@ -129,8 +172,16 @@ def challenge(learnt: Learnt, current: RouterArtifact) -> Challenge:
             clean=clean,
             promoted=promoted,
             reason=_reason(gain, promoted, clean, current),
+            n_unasked=n_unasked,
         ),
     )
+
+
+def _can_be_asked(table: Table, rows: NDArray[np.int64], artifacts: Sequence[RouterArtifact]) -> NDArray[np.bool_]:
+    """Return which rows have their text, or have been seen by the best encoder of each artifact: bool (n,)."""
+    dims = {one.best.encoder.id: one.best.encoder.settings.dim for one in artifacts}
+    kept = [table.kept[row] if table.kept else None for row in rows.tolist()]
+    return np.array([one is None or one.can_be_placed(dims) for one in kept], dtype=bool)
 
 
 def _decided(
@@ -142,15 +193,36 @@ def _decided(
     if not shared:
         raise DataError(f"the log knows none of the models of {artifact.id or 'the artifact'}: nothing to compare on")
     policy = Policy(candidates=shared)
-    router = Router(artifact)
+    rung = Rung(artifact, artifact.best, Catalogue(artifact.models, artifact.profiles), degraded=False)
     choices, nearest = np.empty(len(rows), dtype=np.int64), np.zeros(len(rows))
-    for at, row in enumerate(rows.tolist()):
-        decision = router.answer_of(artifact.best.name, table.originals[row], policy)
-        choices[at] = column[decision.model]
-        if decision.neighbors:
-            nearest[at] = decision.neighbors[0].similarity
-    router.close()
+    for start in range(0, len(rows), CHUNK_ROWS):
+        asked = [_question(artifact, table, row, policy) for row in rows[start : start + CHUNK_ROWS].tolist()]
+        outcomes = rung.decide_all([question for question, _ in asked], [_encoded(rung, *one) for one in asked])
+        for at, decision in enumerate(map(settled, outcomes), start):
+            choices[at] = column[decision.model]
+            if decision.neighbors:
+                nearest[at] = decision.neighbors[0].similarity
     return choices, nearest
+
+
+def _question(
+    artifact: RouterArtifact, table: Table, row: int, policy: Policy
+) -> tuple[Question, NDArray[np.float32] | None]:
+    """Return a row as a question to the best tier, and its vector where the row has no text to encode."""
+    text, deadline = table.originals[row], Deadline(now_ms(), float("inf"))
+    kept = table.kept[row] if table.kept else None
+    if kept is None:
+        return Question(text, artifact.template.strip(text), policy, deadline, True, needs_of(text)), None
+    needs = Needs(int(table.input_tokens[row]))
+    return (
+        Question("", "", policy, deadline, True, needs, features=kept.features),
+        kept.vectors[artifact.best.encoder.id],
+    )
+
+
+def _encoded(rung: Rung, question: Question, vector: NDArray[np.float32] | None) -> Encoding:
+    # How much the encoder knew of a prompt is not kept with its vector.
+    return rung.encode_all([question])[0] if vector is None else Encoding(vector, 0, 0.0)
 
 
 def _seen_groups(
@@ -158,9 +230,12 @@ def _seen_groups(
 ) -> NDArray[np.int64]:
     """Return the groups of near-duplicates of which the current artifact learnt any row, or one near to it."""
     known = {bytes(one) for one in current.prompt_hashes}
-    # The current artifact may cut another template.
-    hashes: Sequence[str] = [prompt_hash(current.template.strip(text)) for text in table.originals]
-    same = [row for row, one in enumerate(hashes) if bytes.fromhex(one) in known]
+    # The current artifact may cut another template; what it learnt without its text it knows as it was asked.
+    cut = [prompt_hash(current.template.strip(text)) for text in table.originals]
+    whole = table.original_hashes
+    same = [
+        row for row, both in enumerate(zip(cut, whole, strict=True)) if any(bytes.fromhex(one) in known for one in both)
+    ]
     return np.unique(np.concatenate([groups[np.array(same, dtype=np.int64)], groups[near]]))
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from router.encoder import Encoder
 from router.errors import ConfigError
-from router.features import surface_features
+from router.features import N_FEATURES, surface_features_of
 from router.index import round_points, unit_points
 from router.prompt import prompt_hash
 from router.space import Space, fit_space
+from training.comparisons import Kept
 from training.hold_out import Far, Place
 from training.select import N_NEIGHBORS, TEMPERATURES
 
@@ -68,28 +69,38 @@ class Embedded:
 
 
 def embed_texts(
-    encoder: Encoder, texts: Sequence[str], *, cache: Path | None = None, advance: Advance | None = None
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    kept: Sequence[Kept | None] = (),
+    cache: Path | None = None,
+    advance: Advance | None = None,
 ) -> Embedded:
     """Encode texts one by one, exactly as serving does; with ``cache``, only those not seen before.
 
-    cache: a directory; holds one file per encoder, of text hashes, vectors and unknown shares.
+    kept: per text, what takes its place, or None; () takes the place of none. The encoder must have seen its prompt.
+    How much of such a prompt it knew is not kept: it counts as readable. cache: a directory; holds one file per
+    encoder, of text hashes, vectors and unknown shares.
     """
     known = _read_cache(cache, encoder)
     vectors = np.empty((len(texts), encoder.settings.dim), dtype=np.float32)
     unknown_share = np.empty(len(texts))
+    features = surface_features_of(texts) if len(texts) else np.empty((0, N_FEATURES))
     fresh: Encoded = {}
-    for row, text in enumerate(texts):
-        key = prompt_hash(text)
-        found = known.get(key) or fresh.get(key)
-        if found is None:
-            encoding = encoder.encode(text)
-            found = fresh[key] = encoding.vector, encoding.unknown_share
-        vectors[row], unknown_share[row] = found
+    for row, (text, own) in enumerate(zip(texts, kept or (None,) * len(texts), strict=True)):
+        if own is not None and own.features is not None:
+            vectors[row], unknown_share[row], features[row] = own.vectors[encoder.id], 0.0, own.features
+        else:
+            key = prompt_hash(text)
+            found = known.get(key) or fresh.get(key)
+            if found is None:
+                encoding = encoder.encode(text)
+                found = fresh[key] = encoding.vector, encoding.unknown_share
+            vectors[row], unknown_share[row] = found
         if advance is not None:
             advance(1)
     if cache is not None and fresh:
         _write_cache(cache, encoder, known | fresh)
-    features = np.stack([surface_features(text) for text in texts])
     return Embedded(vectors, features, unknown_share)
 
 
@@ -125,10 +136,11 @@ def make_places(
     """Return the training rows in one space per feature weight, each with its measure of what is far.
 
     Far is measured, not chosen: prompts of random words drawn from the log's own are put into the space, and the
-    far temperature is set so that their median keeps JUNK_SHARE of a usual prompt's weight.
+    far temperature is set so that their median keeps JUNK_SHARE of a usual prompt's weight. Words are those of the rows
+    that have their text, of which empty ``texts`` have none; without any word, far is DEFAULT_FAR_TEMPERATURE.
     """
-    junk_texts = random_word_prompts(texts, N_JUNK, seed)
-    junk = embed_texts(encoder, junk_texts)
+    with_text = [text for text in texts if text]
+    junk = embed_texts(encoder, random_word_prompts(with_text, N_JUNK, seed)) if with_text else None
     max_unknown_share = embedded.max_unknown_share
     unreadable = embedded.unreadable
     places = []
@@ -136,6 +148,9 @@ def make_places(
         space = fit_space(embedded.vectors, embedded.features, weight)
         vectors = _rounded(space, embedded)
         usual = float(np.median(_nearest_other(vectors)))
+        if junk is None:
+            places.append(Place(space, vectors, Far(usual, DEFAULT_FAR_TEMPERATURE, max_unknown_share), unreadable))
+            continue
         others = vectors[:N_JUNK] @ vectors.T
         others[np.arange(len(others)), np.arange(len(others))] = -np.inf
         strangers = _rounded(space, junk) @ vectors.T

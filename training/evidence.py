@@ -1,5 +1,6 @@
 """The log as arrays: one row per distinct prompt, scores as a matrix or battles as a list. No fitting here."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import DataError
-from router.needs import count_tokens
-from router.prompt import Template, find_template
-from training.comparisons import Comparison, PreferenceLog
+from router.features import FEATURE_NAMES
+from router.needs import CHARS_PER_TOKEN, count_tokens
+from router.prompt import Template, find_template, prompt_hash
+from training.comparisons import Comparison, Kept, PreferenceLog
 
 Battle = tuple[int, int, int, float, bool, float]
 """row, column of model_a, of model_b, outcome for model_a, both bad, weight."""
+RowKey = tuple[str, str]
+"""A row's text and, only where it has none, the hash of its prompt."""
 OUTCOMES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
@@ -51,6 +55,8 @@ class Table:
     measured cost, NaN where none. output_tokens: float64, same shape, mean measured length of the answer, NaN where
     none. row_weight: float64 (n_rows,). intents: int64 (n_rows,), -1 without. timestamps: float64 (n_rows,), NaN
     without. input_tokens: int64 (n_rows,), of the prompts as logged: costs are reckoned without their texts.
+    kept: what takes the place of the text where a row has none (its text and original are then empty), None where it
+    has one; () where no row is without.
     """
 
     texts: tuple[str, ...]
@@ -66,9 +72,24 @@ class Table:
     intent_names: tuple[str, ...]
     timestamps: NDArray[np.float64]
     input_tokens: NDArray[np.int64]
+    kept: tuple[Kept | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def hashes(self) -> list[str]:
+        """The hash of every row's text; of a row without text, of the text as it was asked."""
+        return self._hashed(self.texts)
+
+    @property
+    def original_hashes(self) -> list[str]:
+        """The hash of every row's prompt as logged."""
+        return self._hashed(self.originals)
+
+    def _hashed(self, texts: Sequence[str]) -> list[str]:
+        kept = self.kept or (None,) * len(self)
+        return [prompt_hash(text) if one is None else one.prompt_hash for text, one in zip(texts, kept, strict=True)]
 
     def take(self, rows: NDArray[np.int64]) -> "Table":
         """Return the table of ``rows`` alone, in this order; int64, none twice."""
@@ -87,6 +108,7 @@ class Table:
             intents=self.intents[rows],
             timestamps=self.timestamps[rows],
             input_tokens=self.input_tokens[rows],
+            kept=tuple(self.kept[row] for row in rows) if self.kept else (),
         )
 
     def naming_used_intents(self) -> "Table":
@@ -112,10 +134,10 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
     names = models or tuple(log.models)
     column = {name: index for index, name in enumerate(names)}
     if template is None:
-        template = find_template([one.prompt for one in log.comparisons])
-    groups: dict[str, list[Comparison]] = defaultdict(list)
-    for one in log.comparisons:
-        groups[template.strip(one.prompt)].append(one)
+        template = find_template(log.texts)
+    groups: dict[RowKey, list[Comparison]] = defaultdict(list)
+    for key, one in zip(row_keys(log, template), log.comparisons, strict=True):
+        groups[key].append(one)
     kind = "battles" if any(one.scores is None for one in log.comparisons) else "scores"
     if len(names) < 2 or not groups:
         raise DataError(f"too little to learn from: {len(groups)} prompts and {len(names)} models; 1 and 2 are needed")
@@ -137,9 +159,11 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         1.0 if kind == "battles" else np.mean([one.weight for one in members]) / unit for members in groups.values()
     ]
     fought = _columns(battles)
-    originals = tuple(members[0].prompt for members in groups.values())
+    # Of several, the first that has the text.
+    originals = tuple(next((one.prompt for one in members if one.kept is None), "") for members in groups.values())
+    kept = tuple(_kept_of(members) for members in groups.values())
     return Table(
-        texts=tuple(groups),
+        texts=tuple(text for text, _ in groups),
         originals=originals,
         models=names,
         kind=kind,
@@ -151,8 +175,53 @@ def tabulate(log: PreferenceLog, *, template: Template | None = None, models: tu
         intents=np.array([_intent_of(members, intent_names) for members in groups.values()], dtype=np.int64),
         intent_names=intent_names,
         timestamps=np.array([_latest(members) for members in groups.values()], dtype=np.float64),
-        input_tokens=np.array([count_tokens(text) for text in originals], dtype=np.int64),
+        input_tokens=np.array(
+            [_n_tokens(text, one) for text, one in zip(originals, kept, strict=True)], dtype=np.int64
+        ),
+        kept=kept if any(kept) else (),
     )
+
+
+def placeable(log: PreferenceLog, dims: Mapping[str, int]) -> tuple[PreferenceLog, int]:
+    """Return the log without the comparisons that cannot be placed, and how many battles and scores those hold.
+
+    Such have no text, nor has any other of the same prompt, and no vector of one of the encoders, or no features. dims:
+    the encoders' dimensions by their ids.
+    """
+    known = {prompt_hash(text) for text in log.texts}
+    rows = [
+        one
+        for one in log.comparisons
+        if one.kept is None or one.kept.prompt_hash in known or one.kept.can_be_placed(dims)
+    ]
+    if not rows and len(log):
+        raise DataError(
+            f"none of {len(log)} comparisons has its text, or features and vectors of the encoder that trains; train "
+            "with the encoder of the artifact that served (--against takes it), or give sources with texts"
+        )
+    return replace(log, comparisons=rows), _n_findings(log.comparisons) - _n_findings(rows)
+
+
+def _n_findings(rows: Sequence[Comparison]) -> int:
+    return sum(1 if one.scores is None else len(one.scores) for one in rows)
+
+
+def n_idle_ratings(log: PreferenceLog) -> int:
+    """Return how many scored rows a log of battles cannot use: those of one model, which beat nobody."""
+    if all(one.scores is not None for one in log.comparisons):
+        return 0
+    return sum(one.scores is not None and len(one.scores) < 2 for one in log.comparisons)
+
+
+def row_keys(log: PreferenceLog, template: Template) -> list[RowKey]:
+    """Return which row every comparison belongs to; one without text to that of the same prompt, where it is there."""
+    keys = {prompt_hash(text): (template.strip(text), "") for text in log.texts}
+    return [
+        (template.strip(one.prompt), "")
+        if one.kept is None
+        else keys.get(one.kept.prompt_hash, ("", one.kept.prompt_hash))
+        for one in log.comparisons
+    ]
 
 
 def shares_of_points(table: Table) -> NDArray[np.float64]:
@@ -191,6 +260,23 @@ def _intent_of(members: Sequence[Comparison], intent_names: Sequence[str]) -> in
     """Return the number of the most frequent intent, the first by name among equals; -1 without one."""
     votes = Counter(one.intent for one in members if one.intent is not None)
     return intent_names.index(min(votes, key=lambda name: (-votes[name], name))) if votes else -1
+
+
+def _kept_of(members: Sequence[Comparison]) -> Kept | None:
+    """Return the first member's of a row without text, with the vectors and features of all; None of one with text."""
+    kept = [one.kept for one in members if one.kept is not None]
+    if len(kept) < len(members):
+        return None
+    vectors = {name: vector for one in reversed(kept) for name, vector in one.vectors.items()}
+    features = next((one.features for one in kept if one.features is not None), None)
+    return Kept(kept[0].prompt_hash, vectors, features)
+
+
+def _n_tokens(text: str, kept: Kept | None) -> int:
+    """Return the length of a prompt; without its text from its number of bytes, which is a feature."""
+    if kept is None or kept.features is None:
+        return count_tokens(text)
+    return math.ceil(round(math.expm1(kept.features[FEATURE_NAMES.index("log_bytes")])) / CHARS_PER_TOKEN)
 
 
 def _latest(members: Sequence[Comparison]) -> float:

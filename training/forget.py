@@ -130,7 +130,8 @@ def _rows(artifact: RouterArtifact, memory: Memory, wanted: Wanted) -> NDArray[n
         gone[row] = True
     for text in wanted.prompts:
         digest = prompt_hash(artifact.template.strip(text))
-        row = number.get(bytes.fromhex(digest))
+        # A row that was learnt without its text is known by the prompt as it was asked.
+        row = number.get(bytes.fromhex(digest), number.get(bytes.fromhex(prompt_hash(text))))
         if row is None:
             raise DataError(f"no row has this prompt (hash {digest}); nothing was forgotten")
         gone[row] = True
@@ -158,7 +159,10 @@ def _without_learnt_means(artifact: RouterArtifact, memory: Memory) -> dict[str,
 def _details(artifact: RouterArtifact, table: Table, remaining: Memory) -> JsonObject:
     """Return what the report keeps of where the rows came from."""
     before = artifact.report.get("details", {})
-    kept = ("seed", "n_held_out_for_challengers", "weights", "n_comparisons", "n_refused", "template_chars", "sources")
+    kept = (
+        *("seed", "n_held_out_for_challengers", "weights", "n_comparisons", "n_refused", "template_chars", "sources"),
+        "feedback",
+    )
     return {
         **{name: before[name] for name in kept if name in before},
         "intents": {

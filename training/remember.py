@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from router.artifact import RouterArtifact
 from router.errors import DataError
 from router.memory import HASH_BYTES, Memory, user_hash
-from router.prompt import Template
+from router.prompt import Template, prompt_hash
 from training.comparisons import PreferenceLog
-from training.evidence import Battles, Table
+from training.evidence import Battles, Table, row_keys
 from training.held_out import Plan
 
 UserRows = Mapping[str, Set[int]]
@@ -19,10 +19,10 @@ UserRows = Mapping[str, Set[int]]
 
 def users_of(log: PreferenceLog, template: Template, table: Table) -> UserRows:
     """Return who stands behind which row of the table; rows without a user have none."""
-    row_of = {text: row for row, text in enumerate(table.texts)}
+    row_of = {one: row for row, one in enumerate(table.hashes)}
     users: dict[str, set[int]] = {}
-    for one in log.comparisons:
-        row = row_of.get(template.strip(one.prompt))
+    for (text, own_hash), one in zip(row_keys(log, template), log.comparisons, strict=True):
+        row = row_of.get(own_hash or prompt_hash(text))
         if one.user is not None and row is not None:
             users.setdefault(one.user, set()).add(row)
     return users

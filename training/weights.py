@@ -99,7 +99,7 @@ def weigh(log: PreferenceLog, *, half_life_days: float | None = None, max_key_sh
 
 def replace_rows(log: PreferenceLog, rows: list[Comparison]) -> PreferenceLog:
     """Return the log with other comparisons, and what it says of its sources."""
-    return PreferenceLog(comparisons=rows, refusals=log.refusals, sources=log.sources, notes=log.notes)
+    return replace(log, comparisons=rows)
 
 
 def _decayed(log: PreferenceLog, half_life_days: float) -> list[Comparison]:

@@ -13,11 +13,14 @@ from router.artifact import RouterArtifact, load_artifact
 from router.cli import NOT_PROMOTED, main
 from router.encoder import OnnxEncoder
 from router.errors import DataError
+from router.features import surface_features
 from router.prompt import prompt_hash
+from router.router import Router
 from router.types import Verdict
 from training.build import Learnt, Reserve, learn, train
-from training.challenge import DEFAULT_HOLD_OUT, Challenge, challenge, reserve_of
-from training.comparisons import Comparison, PreferenceLog
+from training.challenge import DEFAULT_HOLD_OUT, Challenge, challenge, encoders_of, reserve_of, template_of
+from training.comparisons import Comparison, Kept, PreferenceLog
+from training.forget import Wanted, forget
 
 HOLD_OUT = 0.4
 
@@ -163,3 +166,82 @@ def test_the_command_writes_either_way_and_says_by_its_exit_code(
     assert main(["train", bad, "--out", v3, "--against", v2, "--hold-out", "0"]) == NOT_PROMOTED
     assert "no rows that were held out" in capsys.readouterr().out
     assert load_artifact(v3).n_rows == 150
+
+
+def without_texts(log: PreferenceLog, *encoders: OnnxEncoder) -> PreferenceLog:
+    """The log as feedback without texts is read: with what these encoders saw in their place."""
+    rows = []
+    for one in log.comparisons:
+        vectors = {encoder.id: encoder.encode(one.prompt).vector for encoder in encoders}
+        kept = Kept(prompt_hash(one.prompt), vectors, surface_features(one.prompt))
+        rows.append(replace(one, prompt="", kept=kept))
+    return PreferenceLog(comparisons=rows)
+
+
+def test_rows_without_text_are_asked_by_their_vectors(scores_log: PreferenceLog, encoder: OnnxEncoder) -> None:
+    current, _ = train(half(scores_log), encoder=encoder, hold_out=HOLD_OUT)
+    silent_log = without_texts(scores_log, encoder)
+    told, silent = (
+        learn(log, encoder=encoder, reserve=reserve_of(current), intents="none", template=template_of(log, current))
+        for log in (scores_log, silent_log)
+    )
+    assert (told.reserved == silent.reserved).all()
+    # The same artifacts, asked by text and by vector: nothing tells the two apart.
+    by_text = challenge(replace(told, artifact=routing(told.artifact)), routing(current)).comparison
+    by_vector = challenge(replace(silent, artifact=routing(told.artifact)), routing(current)).comparison
+    assert by_text == by_vector and by_text.n_rows > 40 and by_text.n_differ > 0
+
+
+def test_rows_that_one_of_both_never_saw_are_left_out(
+    scores_log: PreferenceLog, encoder: OnnxEncoder, full_encoder: OnnxEncoder
+) -> None:
+    current, _ = train(half(scores_log), encoder=full_encoder, hold_out=HOLD_OUT)
+    silent = without_texts(scores_log, encoder).comparisons
+    mixed = PreferenceLog(comparisons=[*scores_log.comparisons[:100], *silent[100:]])
+    learnt = learn(mixed, encoder=encoder, reserve=reserve_of(current))
+    has_text = np.array([bool(text) for text in learnt.table.originals])
+    done = challenge(learnt, current).comparison
+    assert done.n_unasked == int((learnt.reserved & ~has_text).sum()) > 0
+    assert done.n_held_out == int((learnt.reserved & has_text).sum()) > 0
+    assert f"left out             {done.n_unasked} rows" in done.render()
+    learnt = learn(PreferenceLog(comparisons=silent), encoder=encoder, reserve=reserve_of(current))
+    done = challenge(learnt, current).comparison
+    assert not done.promoted and done.n_rows == 0 and "none of the" in done.reason
+
+
+def test_a_challenger_has_the_encoders_of_the_current_artifact(
+    artifact: RouterArtifact, both_tiers: RouterArtifact
+) -> None:
+    for current in (artifact, both_tiers):
+        found = encoders_of(current)
+        assert [one.id for one in found] == [one.encoder.id for one in current.tiers]
+        assert all(one.directory is not None for one in found)  # where the model of intents lies
+
+
+def test_the_template_that_vectors_were_made_with_is_kept(scores_log: PreferenceLog, encoder: OnnxEncoder) -> None:
+    """A prompt whose text is not kept has a vector of what the served template left of it."""
+    opening = "Answer shortly and to the point, please: "
+
+    def opened(log: PreferenceLog) -> PreferenceLog:
+        return PreferenceLog(comparisons=[replace(one, prompt=opening + one.prompt) for one in log.comparisons])
+
+    current, _ = train(opened(half(scores_log)), encoder=encoder, hold_out=HOLD_OUT)
+    assert opening in current.template.prefixes
+    silent = PreferenceLog(
+        comparisons=[
+            replace(one, kept=replace(one.kept, prompt_hash=prompt_hash(opening + text.prompt)))
+            for one, text in zip(without_texts(scores_log, encoder).comparisons, scores_log.comparisons, strict=True)
+            if one.kept is not None
+        ]
+    )
+    learnt = learn(silent, encoder=encoder, reserve=reserve_of(current), template=template_of(silent, current))
+    assert learnt.artifact.template == current.template and template_of(opened(scores_log), current) is None
+    done = challenge(replace(learnt, artifact=routing(learnt.artifact)), routing(current)).comparison
+    assert done.clean and done.n_rows == done.n_held_out > 40
+    router = Router(learnt.artifact)
+    known = {bytes(one).hex() for one in learnt.artifact.prompt_hashes}
+    asked = next(one for one in opened(scores_log).comparisons if prompt_hash(one.prompt) in known)
+    assert router.route(asked.prompt, latency_budget_ms=10_000, explain=True).neighbors[0].similarity > 0.999
+    router.close()
+    # It can be forgotten by its text, which the artifact never saw.
+    assert forget(learnt.artifact, Wanted(prompts=[asked.prompt])).hashes == (prompt_hash(asked.prompt),)

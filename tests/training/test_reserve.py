@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.prompt import prompt_hash
 from training.reserve import log_key, reserved_rows
 
 KEY = bytes(range(16))
 
 
 def texts(n: int, start: int = 0) -> list[str]:
-    return [f"prompt {number}" for number in range(start, start + n)]
+    """Return the hashes of n texts."""
+    return [prompt_hash(f"prompt {number}") for number in range(start, start + n)]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.floats(0, 0.9), st.binary(min_size=16, max_size=16))

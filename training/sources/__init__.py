@@ -10,6 +10,8 @@ from pathlib import Path
 
 from router.errors import DataError
 from training.comparisons import PreferenceLog, SourceSummary
+from training.from_feedback import FORMAT as FEEDBACK
+from training.from_feedback import read_feedback
 from training.sources import huggingface, pulze
 from training.sources.detect import READERS, Read, detect
 from training.sources.files import OnBadRow, Table, Values, open_table
@@ -30,6 +32,7 @@ def load(
     aliases: Mapping[str, str] | None = None,
     drop_models: Sequence[str] = (),
     on_bad_row: str = "skip",
+    feedback: str | Path | None = None,
     progress: bool = False,
 ) -> PreferenceLog:
     """Read preference logs: files, folders, or ``hf:OWNER/NAME[:SPLIT]``, each in the format its columns show.
@@ -37,15 +40,17 @@ def load(
     format: one of FORMATS instead of detection. models: keep only these; in wide rows they also say which columns are
     models. aliases: {old name: new name}, applied first; two names that become one have their scores averaged, and
     their battles with each other dropped. drop_models: left out of every row. on_bad_row: ``skip`` records rows that
-    cannot be used as refusals, ``fail`` stops at the first. progress: bars on stderr. The rules for winners, scores and
-    prompts are those of docs/formats.md; how often each was applied is in ``notes``.
+    cannot be used as refusals, ``fail`` stops at the first. feedback: a feedback store to read as well. progress: bars
+    on stderr. The rules for winners, scores and prompts are those of docs/formats.md; how often each was applied is in
+    ``notes``.
 
     Raises:
         DataError: a source cannot be read, its format or models cannot be told, a named model never occurs, or there
             is too little to learn from: no usable row, or fewer than two models.
+        StoreError: the feedback store is not there, cannot be read, or is none.
         ConfigError: there is no format of that name.
     """
-    if not sources:
+    if not sources and feedback is None:
         raise ValueError("load() got no source, expected at least one")
     if on_bad_row not in ("skip", "fail"):
         raise ValueError(f"on_bad_row is {on_bad_row!r}, expected 'skip' or 'fail'")
@@ -60,6 +65,11 @@ def load(
     for source in sources:
         for table in _tables(source):
             _read(table, format, intake, done, progress)
+    if feedback is not None:
+        intake.log.feedback = said = read_feedback(feedback, intake)
+        intake.log.sources.append(
+            SourceSummary(said.name, FEEDBACK, "--from-feedback", said.n_events, said.n_taken, ())
+        )
     _check_names(intake, [*(models or ()), *renamed, *drop_models])
     _check_enough(intake.log)
     return intake.log

@@ -8,12 +8,12 @@ import datetime as dt
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.errors import DataError, PromptError
 from router.prompt import TURN_SEPARATOR, fold_messages
-from training.comparisons import Column, Comparison, PreferenceLog, Refusal, SourceSummary
+from training.comparisons import Column, Comparison, Kept, PreferenceLog, Refusal, SourceSummary
 from training.sources.files import Table, Values, parse_json
 
 MAX_PROMPT_BYTES = 1_000_000
@@ -111,6 +111,10 @@ class Intake:
     def rename(self, name: str) -> str:
         """Return the model's name after the aliases."""
         return self.aliases.get(name, name)
+
+    def complete_last(self, *, kept: Kept | None, propensity: float | None) -> None:
+        """Add to the comparison that was taken last what only feedback has."""
+        self.log.comparisons[-1] = replace(self.log.comparisons[-1], kept=kept, propensity=propensity)
 
     def battle(self, where: str, prompt: str, model_a: Any, model_b: Any, winner: Any, details: Details) -> bool:
         """Keep one battle; False when a rule drops it.
