@@ -1,6 +1,6 @@
 """What do rigged votes cost? One key with 5,000 of them, and ten keys with 500 each, with and without key shares.
 
-    WHICHMODEL_DATA=... python benchmarks/poisoning.py [--seeds 10]
+    WHICHMODEL_DATA=... python benchmarks/poisoning.py [--seeds 10] [--first-seed 0]
 
 Four fifths of llmrouter's training prompts are judged by 150 honest keys, one battle of two random models (or one
 rating of one random model) a prompt; then come the rigged votes, on prompts drawn from the same. Quality is that of the
@@ -9,7 +9,10 @@ verdict is left aside, so that nothing but the votes differs.
 
 The lies: the worst model always wins (against anyone, or against the best one), the best one always loses, a middling
 model always wins, or it wins half of the time whatever happened ("half"). "specialists" is no lie: ten honest keys of
-500 votes, each on one task alone.
+500 votes, each on one task alone. Others were measured when the rules stood: lies three times in ten, and a middling
+model that wins on the prompts of one task, by keys that see no other, or that are honest on all others.
+
+Seeds from 100 are to try rules out on; with any but 0 to 9 nothing is recorded.
 """
 
 import argparse
@@ -43,6 +46,11 @@ LIES = {
     "battles": ("worst wins", "worst beats best", "best loses", "middling wins", "half"),
     "ratings": ("worst wins", "best loses"),
 }
+MEASURED = {
+    "battles": ("three in ten", "one task", "one task, else honest"),
+    "ratings": ("half", "three in ten", "one task", "one task, else honest"),
+}
+HONEST_SHARE = {"half": 0.5, "three in ten": 0.7}
 LIARS = {"1 key x 5,000": (1, 5000), "10 keys x 500": (10, 500)}
 SHARES = {"caps off": 1.0, "caps on": 0.05}
 
@@ -63,13 +71,14 @@ class World:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=10)
+    arguments.add_argument("--first-seed", type=int, default=0, help="100 to try rules out: not recorded")
     args = arguments.parse_args()
     source = data_folder() / "llmrouter" / "train.parquet"
     started = time.perf_counter()
     world = make_world(load(source))
     qualities: dict[tuple[str, str, str], list[float]] = {}
     held: Held = {}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for kind in LIES:
             run_seed(world, kind, seed, qualities, held)
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -84,7 +93,7 @@ def main() -> None:
         name: {"left_out": sum(one[0] for one in counts), "held_back": sum(one[1] for one in counts)}
         for name, counts in {
             **{f"{kind}, clean": held[kind, "none"] for kind in LIES},
-            "specialists": held["battles", "specialists"],
+            **{f"{kind}, specialists": held[kind, "specialists"] for kind in LIES},
         }.items()
     }
     print(f"clean quality {clean}; honest keys, all seeds {honest}")
@@ -94,7 +103,8 @@ def main() -> None:
         "differences": rows,
         "seconds": round(time.perf_counter() - started),
     }
-    write("poisoning", numbers, arguments={"seeds": args.seeds, "honest_keys": N_HONEST}, files=[source])
+    if args.first_seed == 0:
+        write("poisoning", numbers, arguments={"seeds": args.seeds, "honest_keys": N_HONEST}, files=[source])
 
 
 def make_world(log: PreferenceLog) -> World:
@@ -121,8 +131,10 @@ def run_seed(
     for name, (n_keys, n_votes) in LIARS.items():
         for lie in LIES[kind]:
             attacks[f"{name}, {lie}"] = rigged_votes(world, kind, lie, n_keys, n_votes, learnt, rng)
-    if kind == "battles":
-        attacks["specialists"] = specialists(world, learnt, rng)
+    attacks["specialists"] = specialists(world, kind, learnt, rng)
+    for name, (n_keys, n_votes) in LIARS.items():
+        for lie in MEASURED[kind]:
+            attacks[f"{name}, {lie}"] = rigged_votes(world, kind, lie, n_keys, n_votes, learnt, rng)
     for attack, more in attacks.items():
         for caps, share in SHARES.items():
             weighed = weigh(PreferenceLog(comparisons=honest + more), max_key_share=share)
@@ -154,7 +166,7 @@ def honest_votes(world: World, kind: str, rows: NDArray[np.int64], rng: np.rando
     return out
 
 
-def specialists(world: World, rows: NDArray[np.int64], rng: np.random.Generator) -> list[Comparison]:
+def specialists(world: World, kind: str, rows: NDArray[np.int64], rng: np.random.Generator) -> list[Comparison]:
     """Ten honest keys of 500 votes, each on prompts of one task alone, the tasks taking turns."""
     out = []
     tasks = np.unique(world.table.intents[rows])
@@ -162,7 +174,7 @@ def specialists(world: World, rows: NDArray[np.int64], rng: np.random.Generator)
         own = rows[world.table.intents[rows] == tasks[key % len(tasks)]]
         for row in rng.choice(own, 500).tolist():
             a, b = rng.choice(len(world.table.models), 2, replace=False).tolist()
-            out.append(vote(world, "battles", row, a, b, f"specialist-{key}"))
+            out.append(vote(world, kind, row, a, b, f"specialist-{key}"))
     return out
 
 
@@ -172,6 +184,9 @@ def rigged_votes(
     worst, best = int(world.ranking[0]), int(world.ranking[-1])
     middling = int(world.ranking[len(world.ranking) // 2])
     models, out = world.table.models, []
+    intents = world.table.intents
+    task = int(rng.choice(np.unique(intents[rows]))) if lie.startswith("one task") else -1
+    rows = rows[intents[rows] == task] if lie == "one task" else rows
     for number in range(n_keys * n_votes):
         row, judge = int(rng.choice(rows)), f"liar-{number // n_votes}"
         winner, loser = {"best loses": (-1, best), "worst beats best": (worst, best), "worst wins": (worst, -1)}.get(
@@ -181,7 +196,8 @@ def rigged_votes(
         other = int((favoured + rng.integers(1, len(models))) % len(models))
         winner, loser = (winner if winner >= 0 else other), (loser if loser >= 0 else other)
         prompt = world.table.originals[row]
-        if lie == "half" and rng.random() < 0.5:
+        spared = lie == "one task, else honest" and intents[row] != task
+        if spared or (lie in HONEST_SHARE and rng.random() < HONEST_SHARE[lie]):
             out.append(vote(world, kind, row, winner, loser, judge))
         elif kind == "ratings":
             rated, score = (best, 0.0) if lie == "best loses" else (winner, 1.0)
