@@ -60,9 +60,14 @@ Held = dict[tuple[str, str], list[tuple[int, int]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """All prompts with every score, where they lie, and what is best. ranking: columns, the worst model first."""
+    """All prompts with every score, where they lie, and what is best.
+
+    row_of: of a prompt. vectors: as the encoder gives them. ranking: columns, the worst model first.
+    """
 
     table: Table
+    row_of: dict[str, int]
+    vectors: NDArray[np.float32]
     place: Place
     groups: NDArray[np.int64]
     ranking: NDArray[np.int64]
@@ -112,7 +117,9 @@ def make_world(log: PreferenceLog) -> World:
     table = tabulate(log)
     embedded = embed_texts(encoder, table.texts, cache=CACHE)
     place = make_places(encoder, table.texts, embedded, [CONFIG.feature_weight], 0)[0]
-    return World(table, place, near_duplicate_groups(embedded.vectors), np.argsort(table.scores.mean(axis=0)))
+    row_of = {text: row for row, text in enumerate(table.originals)}
+    groups = near_duplicate_groups(embedded.vectors)
+    return World(table, row_of, embedded.vectors, place, groups, np.argsort(table.scores.mean(axis=0)))
 
 
 def run_seed(
@@ -136,8 +143,10 @@ def run_seed(
         for lie in MEASURED[kind]:
             attacks[f"{name}, {lie}"] = rigged_votes(world, kind, lie, n_keys, n_votes, learnt, rng)
     for attack, more in attacks.items():
+        votes = honest + more
+        vectors = world.vectors[[world.row_of[one.prompt] for one in votes]]
         for caps, share in SHARES.items():
-            weighed = weigh(PreferenceLog(comparisons=honest + more), max_key_share=share)
+            weighed = weigh(PreferenceLog(comparisons=votes), vectors=vectors, max_key_share=share)
             value = quality(world, weighed.log, asked)
             qualities.setdefault((kind, attack, caps), []).append(value)
             if share < 1:
@@ -212,8 +221,7 @@ def rigged_votes(
 def quality(world: World, log: PreferenceLog, asked: NDArray[np.int64]) -> float:
     """Return the mean score of what is chosen on the asked rows by what the log says, 0..1."""
     table = tabulate(log, models=world.table.models)
-    row_of = {text: row for row, text in enumerate(world.table.originals)}
-    rows = np.array([row_of[text] for text in table.originals])
+    rows = np.array([world.row_of[text] for text in table.originals])
     evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
     fixed = best_fixed(table, evidence, np.arange(len(table)))
     vectors = world.place.vectors
