@@ -139,13 +139,21 @@ def learn(
     report_progress = progress or _silent
     reserve = reserve or Reserve()
     encoders = _load_encoders(encoder)
-    weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
-    log = weighed.log
     template = find_template([one.prompt for one in log.comparisons])
     everything = tabulate(log, template=template)
     _check_enough(len(everything))
     plan = plan_intents(everything, encoders[0], intents)
     embedded = _embed(encoders, everything.texts, cache, report_progress)
+    # Whose word counts depends on what others say of similar prompts: vectors come before weights.
+    row_of = {text: row for row, text in enumerate(everything.texts)}
+    vectors = embedded[0].vectors[[row_of[template.strip(one.prompt)] for one in log.comparisons]]
+    weighed = weigh(log, vectors=vectors, half_life_days=half_life_days, max_key_share=max_key_share)
+    if weighed.log is not log:
+        log = weighed.log
+        everything = tabulate(log, template=template)
+        _check_enough(len(everything))
+        kept = np.array([row_of[text] for text in everything.texts], dtype=np.int64)
+        embedded = [one.take(kept) for one in embedded]
     all_groups = near_duplicate_groups(embedded[0].vectors)
     key = log_key(everything.originals) if reserve.key is None else reserve.key
     reserved = reserved_rows(everything.originals, all_groups, key, reserve.share)

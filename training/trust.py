@@ -31,6 +31,8 @@ MAX_OFF = 0.25
 DOUBTED_SHIFT = {"battles": 0.3, "scores": 0.1}
 # How much models differ between kinds of prompts, as a standard deviation: what is assumed of kinds nobody else knows.
 USUAL_SHIFT = {"battles": 1.0, "scores": 0.25}
+# And within a kind: a key's own prompts of it are like the others' up to this share of that.
+WITHIN_KIND = 0.25
 # Others vouch for a key where it would be seen to be off by MAX_SHIFT at so many standard errors.
 VOUCHED_ERRORS = 3.0
 # Fewer keys cannot outvote one of them, unless the log has rows without a key.
@@ -154,13 +156,20 @@ class _Votes:
         alone and held to the fit by USUAL_SHIFT; how little they may know goes into the errors.
         """
         residual, information = self._beside_all(weight)
-        heard = np.maximum(weight, 1e-12)
-        spread = float(heard @ np.square(residual) / (heard @ information))
-        spread = max(spread, MIN_SPREAD[self.kind])
-        prior = spread / USUAL_SHIFT[self.kind] ** 2 * np.eye(self.n_models)
         n_kinds = int(prompt_kind.max()) + 1
+        within = WITHIN_KIND * USUAL_SHIFT[self.kind] if n_kinds > 1 else 0.0
         every = np.arange(len(self.y))
         said, known = self._sums(every, weight * residual, weight * information, prompt_kind, n_kinds)
+        prior = np.eye(self.n_models) / USUAL_SHIFT[self.kind] ** 2
+        local = np.linalg.solve(known + prior, said[:, :, None])[:, :, 0]
+        rest = residual - information * local[prompt_kind, self.a]
+        if self.kind == "battles":
+            rest += information * local[prompt_kind, self.b]
+        n_free = np.linalg.solve(known + prior, known).trace(axis1=1, axis2=2).sum()
+        n_heard = weight.sum() ** 2 / np.square(weight).sum()
+        spread = float(weight @ np.square(rest) / (weight @ information)) / max(1.0 - n_free / n_heard, 0.1)
+        spread = max(spread, MIN_SPREAD[self.kind])
+        prior *= spread
         pull, mass, noise = np.zeros((3, len(self.keys), self.n_models))
         order = np.argsort(self.key, kind="stable")
         ends = np.searchsorted(self.key[order], np.arange(len(self.keys) + 1))
@@ -173,9 +182,11 @@ class _Votes:
             loose = np.linalg.inv(known[kinds] - own_known + prior)
             expected = own_mass @ (loose @ (said[kinds] - own_said)[:, :, None])
             pull[key] = (own_pull - expected[:, :, 0]).sum(axis=0)
-            mass[key] = np.einsum("kmm->m", own_mass)
+            masses = np.einsum("kmm->km", own_mass)
+            mass[key] = masses.sum(axis=0)
             doubt = mass[key] + np.einsum("kmn,knl,klm->m", own_mass, loose, own_mass)
-            noise[key] = spread * doubt + 1.0  # a vote moves a pull by 1 at most: one may be a slip
+            # A vote moves a pull by 1 at most: one may be a slip.
+            noise[key] = spread * doubt + within**2 * np.square(masses).sum(axis=0) + 1.0
         # Models that a key never judged show no mildness. In battles there is none.
         mildness = (pull / (mass + MIN_SEEN)).mean(axis=1, keepdims=True) * (self.kind == "scores")
         seen = mass > 0
