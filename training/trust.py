@@ -30,11 +30,11 @@ MAX_OFF = 0.25
 # where too little is known of those like its own.
 DOUBTED_SHIFT = {"battles": 0.3, "scores": 0.1}
 # How much models differ between kinds of prompts, as a standard deviation: what is assumed of kinds nobody else knows.
-USUAL_SHIFT = {"battles": 1.0, "scores": 0.25}
+USUAL_SHIFT = {"battles": 1.0, "scores": 0.3}
 # And within a kind: a key's own prompts of it are like the others' up to this share of that.
-WITHIN_KIND = 0.25
+WITHIN_KIND = 0.4
 # Others vouch for a key where it would be seen to be off by MAX_SHIFT at so many standard errors.
-VOUCHED_ERRORS = 3.0
+VOUCHED_ERRORS = 2.0
 # Fewer keys cannot outvote one of them, unless the log has rows without a key.
 MIN_KEYS = 4
 FEW_KEYS_SHARE = 0.1
@@ -170,7 +170,8 @@ class _Votes:
         spread = float(weight @ np.square(rest) / (weight @ information)) / max(1.0 - n_free / n_heard, 0.1)
         spread = max(spread, MIN_SPREAD[self.kind])
         prior *= spread
-        pull, mass, noise = np.zeros((3, len(self.keys), self.n_models))
+        pull, mass = np.zeros((2, len(self.keys), self.n_models))
+        noise = np.ones((len(self.keys), self.n_models))  # a vote moves a pull by 1 at most: one may be a slip
         order = np.argsort(self.key, kind="stable")
         ends = np.searchsorted(self.key[order], np.arange(len(self.keys) + 1))
         for key in range(len(self.keys)):
@@ -185,8 +186,7 @@ class _Votes:
             masses = np.einsum("kmm->km", own_mass)
             mass[key] = masses.sum(axis=0)
             doubt = mass[key] + np.einsum("kmn,knl,klm->m", own_mass, loose, own_mass)
-            # A vote moves a pull by 1 at most: one may be a slip.
-            noise[key] = spread * doubt + within**2 * np.square(masses).sum(axis=0) + 1.0
+            noise[key] += spread * doubt + within**2 * np.square(masses).sum(axis=0)
         # Models that a key never judged show no mildness. In battles there is none.
         mildness = (pull / (mass + MIN_SEEN)).mean(axis=1, keepdims=True) * (self.kind == "scores")
         seen = mass > 0
@@ -249,7 +249,7 @@ def _votes(log: PreferenceLog, vectors: NDArray[np.float32] | None) -> _Votes:
         a=np.array(a, dtype=np.int64),
         b=np.array(b, dtype=np.int64),
         y=np.array(y, dtype=np.float64),
-        weight=np.array(weight, dtype=np.float64),
+        weight=np.array(weight, dtype=np.float64) / (np.mean(weight) if votes else 1.0),
         prompt_kind=np.array(kind_of, dtype=np.int64),
     )
 
