@@ -77,6 +77,8 @@ def judge_keys(log: PreferenceLog, vectors: NDArray[np.float32] | None = None) -
     trusted = np.ones(n_keys, dtype=bool)
     for _ in range(ROUNDS):
         weight = equal * np.append(trusted, True)[votes.key]  # the last: rows without a key
+        if not weight.any():  # all contradict all
+            break
         similar = votes.shifts(weight, votes.prompt_kind)
         off = similar.beyond(MAX_SHIFT[votes.kind])
         if crowd and vectors is not None:
@@ -86,7 +88,7 @@ def judge_keys(log: PreferenceLog, vectors: NDArray[np.float32] | None = None) -
             break
         trusted = ~off
     doubted = np.zeros(n_keys, dtype=bool)
-    if crowd:
+    if crowd and trusted.any():
         weight = equal * np.append(trusted, True)[votes.key]
         vouched = np.zeros((n_keys, len(log.models)), dtype=bool)
         if vectors is not None:
@@ -150,7 +152,7 @@ class _Votes:
         return np.asarray(self.weight * np.where(self.key >= 0, factor, 1.0))
 
     def shifts(self, weight: NDArray[np.float64], prompt_kind: NDArray[np.int64]) -> _Shifts:
-        """Return how far each key is off from what the others say by these weights, on its kinds of prompts.
+        """Return how far each key is off from what the others say by these weights (not all 0), on its kinds of prompts.
 
         One Newton step from the fit over all prompts gives each kind its own strengths, from the votes of the others
         alone and held to the fit by USUAL_SHIFT; how little they may know goes into the errors.

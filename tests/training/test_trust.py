@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import training.build
 from router.encoder import OnnxEncoder
+from router.errors import DataError
 from training.build import train
 from training.comparisons import Comparison, PreferenceLog
 from training.trust import Opinion, judge_keys
@@ -151,3 +152,20 @@ def test_training_judges_keys_by_the_vectors_of_their_prompts(
     assert (seen[0][0] == seen[0][4]).all()
     assert seen[0][7] == pytest.approx(encoder.encode(rows[7].prompt).vector)
     assert artifact.n_rows == len({one.prompt for one in rows[20:]})
+
+
+def test_where_everybody_contradicts_everybody_nobody_is_heard_in_the_end() -> None:
+    """And no number on the way is undefined: numpy's warnings are errors here."""
+    rows = [
+        Comparison(
+            prompt=f"p{row}", model_a=f"m{key}", model_b=f"m{(key + shift) % 5}", winner="model_a", judge=f"k{key}"
+        )
+        for key in range(5)
+        for shift in (1, 2, 3, 4)
+        for row in range(100)
+    ]
+    with np.errstate(all="raise"):
+        opinion = judge_keys(PreferenceLog(comparisons=rows), np.ones((len(rows), 1), dtype=np.float32))
+    assert opinion == Opinion(tuple(f"k{key}" for key in range(5)))
+    with pytest.raises(DataError, match="every key disagrees"):
+        weigh(PreferenceLog(comparisons=rows))
