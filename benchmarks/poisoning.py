@@ -18,7 +18,9 @@ Seeds from 100 are to try rules out on; with any but 0 to 9 nothing is recorded.
 import argparse
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +79,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=10)
     arguments.add_argument("--first-seed", type=int, default=0, help="100 to try rules out: not recorded")
+    arguments.add_argument("--processes", type=int, default=2)
     args = arguments.parse_args()
     source = data_folder() / "llmrouter" / "train.parquet"
     started = time.perf_counter()
     world = make_world(load(source))
     qualities: dict[tuple[str, str, str], list[float]] = {}
     held: Held = {}
-    for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for kind in LIES:
-            run_seed(world, kind, seed, qualities, held)
-        print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed, (some, kept) in zip(seeds, pool.map(partial(run_seed, world), seeds), strict=True):
+            for case, value in some.items():
+                qualities.setdefault(case, []).append(value)
+            for attack, counts in kept.items():
+                held.setdefault(attack, []).append(counts)
+            print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
     rows = summary(qualities)
     for row in rows:
         print(
@@ -123,13 +130,24 @@ def make_world(log: PreferenceLog) -> World:
 
 
 def run_seed(
+    world: World, seed: int
+) -> tuple[dict[tuple[str, str, str], float], dict[tuple[str, str], tuple[int, int]]]:
+    """Return one seed's qualities by (kind, attack, caps), and what became of honest keys by (kind, attack)."""
+    qualities: dict[tuple[str, str, str], float] = {}
+    held: dict[tuple[str, str], tuple[int, int]] = {}
+    for kind in LIES:
+        run_kind(world, kind, seed, qualities, held)
+    return qualities, held
+
+
+def run_kind(
     world: World,
     kind: str,
     seed: int,
-    qualities: dict[tuple[str, str, str], list[float]],
-    held: Held,
+    qualities: dict[tuple[str, str, str], float],
+    held: dict[tuple[str, str], tuple[int, int]],
 ) -> None:
-    """Add one seed's qualities by (kind, attack, caps), and what became of honest keys."""
+    """Add one seed's qualities and counts of one kind of log."""
     rng = np.random.default_rng(seed)
     folds = deal_folds(world.groups, 5, seed)
     learnt, asked = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
@@ -147,12 +165,11 @@ def run_seed(
         vectors = world.vectors[[world.row_of[one.prompt] for one in votes]]
         for caps, share in SHARES.items():
             weighed = weigh(PreferenceLog(comparisons=votes), vectors=vectors, max_key_share=share)
-            value = quality(world, weighed.log, asked)
-            qualities.setdefault((kind, attack, caps), []).append(value)
+            qualities[kind, attack, caps] = quality(world, weighed.log, asked)
             if share < 1:
                 honest_keys = [one for one in weighed.held_back if not one.key.startswith("liar")]
                 out = sum(one.factor == 0 for one in honest_keys)
-                held.setdefault((kind, attack), []).append((out, len(honest_keys)))
+                held[kind, attack] = (out, len(honest_keys))
 
 
 def vote(world: World, kind: str, row: int, a: int, b: int, judge: str) -> Comparison:

@@ -152,7 +152,7 @@ class _Votes:
         return np.asarray(self.weight * np.where(self.key >= 0, factor, 1.0))
 
     def shifts(self, weight: NDArray[np.float64], prompt_kind: NDArray[np.int64]) -> _Shifts:
-        """Return how far each key is off from what the others say by these weights (not all 0), on its kinds of prompts.
+        """Return how far each key is off from what the others say by these weights, on its kinds of prompts.
 
         One Newton step from the fit over all prompts gives each kind its own strengths, from the votes of the others
         alone and held to the fit by USUAL_SHIFT; how little they may know goes into the errors.
