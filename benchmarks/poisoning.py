@@ -9,7 +9,7 @@ verdict is left aside, so that nothing but the votes differs.
 
 The lies: the worst model always wins (against anyone, or against the best one), the best one always loses, a middling
 model always wins, or it wins half of the time whatever happened ("half"). "specialists" is no lie: ten honest keys of
-500 votes, each on one task alone. Others were measured when the rules stood: lies three times in ten, and a middling
+500 votes, each on one task alone. No rule was made for the rest (MEASURED): lies three times in ten, and a middling
 model that wins on the prompts of one task, by keys that see no other, or that are honest on all others.
 
 Seeds from 100 are to try rules out on; with any but 0 to 9 nothing is recorded.
