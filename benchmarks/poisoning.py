@@ -1,6 +1,6 @@
 """What do rigged votes cost? One key with 5,000 of them, and ten keys with 500 each, with and without key shares.
 
-    WHICHMODEL_DATA=... python benchmarks/poisoning.py [--seeds 10]
+    WHICHMODEL_DATA=... python benchmarks/poisoning.py [--seeds 10] [--first-seed 0]
 
 Four fifths of llmrouter's training prompts are judged by 150 honest keys, one battle of two random models (or one
 rating of one random model) a prompt; then come the rigged votes, on prompts drawn from the same. Quality is that of the
@@ -9,13 +9,18 @@ verdict is left aside, so that nothing but the votes differs.
 
 The lies: the worst model always wins (against anyone, or against the best one), the best one always loses, a middling
 model always wins, or it wins half of the time whatever happened ("half"). "specialists" is no lie: ten honest keys of
-500 votes, each on one task alone.
+500 votes, each on one task alone. No rule was made for the rest (MEASURED): lies three times in ten, and a middling
+model that wins on the prompts of one task, by keys that see no other, or that are honest on all others.
+
+Seeds from 100 are to try rules out on; with any but 0 to 9 nothing is recorded.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +48,11 @@ LIES = {
     "battles": ("worst wins", "worst beats best", "best loses", "middling wins", "half"),
     "ratings": ("worst wins", "best loses"),
 }
+MEASURED = {
+    "battles": ("three in ten", "one task", "one task, else honest"),
+    "ratings": ("half", "three in ten", "one task", "one task, else honest"),
+}
+HONEST_SHARE = {"half": 0.5, "three in ten": 0.7}
 LIARS = {"1 key x 5,000": (1, 5000), "10 keys x 500": (10, 500)}
 SHARES = {"caps off": 1.0, "caps on": 0.05}
 
@@ -52,9 +62,14 @@ Held = dict[tuple[str, str], list[tuple[int, int]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """All prompts with every score, where they lie, and what is best. ranking: columns, the worst model first."""
+    """All prompts with every score, where they lie, and what is best.
+
+    row_of: of a prompt. vectors: as the encoder gives them. ranking: columns, the worst model first.
+    """
 
     table: Table
+    row_of: dict[str, int]
+    vectors: NDArray[np.float32]
     place: Place
     groups: NDArray[np.int64]
     ranking: NDArray[np.int64]
@@ -63,16 +78,22 @@ class World:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=10)
+    arguments.add_argument("--first-seed", type=int, default=0, help="100 to try rules out: not recorded")
+    arguments.add_argument("--processes", type=int, default=2)
     args = arguments.parse_args()
     source = data_folder() / "llmrouter" / "train.parquet"
     started = time.perf_counter()
     world = make_world(load(source))
     qualities: dict[tuple[str, str, str], list[float]] = {}
     held: Held = {}
-    for seed in range(args.seeds):
-        for kind in LIES:
-            run_seed(world, kind, seed, qualities, held)
-        print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed, (some, kept) in zip(seeds, pool.map(partial(run_seed, world), seeds), strict=True):
+            for case, value in some.items():
+                qualities.setdefault(case, []).append(value)
+            for attack, counts in kept.items():
+                held.setdefault(attack, []).append(counts)
+            print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
     rows = summary(qualities)
     for row in rows:
         print(
@@ -84,7 +105,7 @@ def main() -> None:
         name: {"left_out": sum(one[0] for one in counts), "held_back": sum(one[1] for one in counts)}
         for name, counts in {
             **{f"{kind}, clean": held[kind, "none"] for kind in LIES},
-            "specialists": held["battles", "specialists"],
+            **{f"{kind}, specialists": held[kind, "specialists"] for kind in LIES},
         }.items()
     }
     print(f"clean quality {clean}; honest keys, all seeds {honest}")
@@ -94,7 +115,8 @@ def main() -> None:
         "differences": rows,
         "seconds": round(time.perf_counter() - started),
     }
-    write("poisoning", numbers, arguments={"seeds": args.seeds, "honest_keys": N_HONEST}, files=[source])
+    if args.first_seed == 0:
+        write("poisoning", numbers, arguments={"seeds": args.seeds, "honest_keys": N_HONEST}, files=[source])
 
 
 def make_world(log: PreferenceLog) -> World:
@@ -102,17 +124,30 @@ def make_world(log: PreferenceLog) -> World:
     table = tabulate(log)
     embedded = embed_texts(encoder, table.texts, cache=CACHE)
     place = make_places(encoder, table.texts, embedded, [CONFIG.feature_weight], 0)[0]
-    return World(table, place, near_duplicate_groups(embedded.vectors), np.argsort(table.scores.mean(axis=0)))
+    row_of = {text: row for row, text in enumerate(table.originals)}
+    groups = near_duplicate_groups(embedded.vectors)
+    return World(table, row_of, embedded.vectors, place, groups, np.argsort(table.scores.mean(axis=0)))
 
 
 def run_seed(
+    world: World, seed: int
+) -> tuple[dict[tuple[str, str, str], float], dict[tuple[str, str], tuple[int, int]]]:
+    """Return one seed's qualities by (kind, attack, caps), and what became of honest keys by (kind, attack)."""
+    qualities: dict[tuple[str, str, str], float] = {}
+    held: dict[tuple[str, str], tuple[int, int]] = {}
+    for kind in LIES:
+        run_kind(world, kind, seed, qualities, held)
+    return qualities, held
+
+
+def run_kind(
     world: World,
     kind: str,
     seed: int,
-    qualities: dict[tuple[str, str, str], list[float]],
-    held: Held,
+    qualities: dict[tuple[str, str, str], float],
+    held: dict[tuple[str, str], tuple[int, int]],
 ) -> None:
-    """Add one seed's qualities by (kind, attack, caps), and what became of honest keys."""
+    """Add one seed's qualities and counts of one kind of log."""
     rng = np.random.default_rng(seed)
     folds = deal_folds(world.groups, 5, seed)
     learnt, asked = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
@@ -121,17 +156,20 @@ def run_seed(
     for name, (n_keys, n_votes) in LIARS.items():
         for lie in LIES[kind]:
             attacks[f"{name}, {lie}"] = rigged_votes(world, kind, lie, n_keys, n_votes, learnt, rng)
-    if kind == "battles":
-        attacks["specialists"] = specialists(world, learnt, rng)
+    attacks["specialists"] = specialists(world, kind, learnt, rng)
+    for name, (n_keys, n_votes) in LIARS.items():
+        for lie in MEASURED[kind]:
+            attacks[f"{name}, {lie}"] = rigged_votes(world, kind, lie, n_keys, n_votes, learnt, rng)
     for attack, more in attacks.items():
+        votes = honest + more
+        vectors = world.vectors[[world.row_of[one.prompt] for one in votes]]
         for caps, share in SHARES.items():
-            weighed = weigh(PreferenceLog(comparisons=honest + more), max_key_share=share)
-            value = quality(world, weighed.log, asked)
-            qualities.setdefault((kind, attack, caps), []).append(value)
+            weighed = weigh(PreferenceLog(comparisons=votes), vectors=vectors, max_key_share=share)
+            qualities[kind, attack, caps] = quality(world, weighed.log, asked)
             if share < 1:
                 honest_keys = [one for one in weighed.held_back if not one.key.startswith("liar")]
                 out = sum(one.factor == 0 for one in honest_keys)
-                held.setdefault((kind, attack), []).append((out, len(honest_keys)))
+                held[kind, attack] = (out, len(honest_keys))
 
 
 def vote(world: World, kind: str, row: int, a: int, b: int, judge: str) -> Comparison:
@@ -154,7 +192,7 @@ def honest_votes(world: World, kind: str, rows: NDArray[np.int64], rng: np.rando
     return out
 
 
-def specialists(world: World, rows: NDArray[np.int64], rng: np.random.Generator) -> list[Comparison]:
+def specialists(world: World, kind: str, rows: NDArray[np.int64], rng: np.random.Generator) -> list[Comparison]:
     """Ten honest keys of 500 votes, each on prompts of one task alone, the tasks taking turns."""
     out = []
     tasks = np.unique(world.table.intents[rows])
@@ -162,7 +200,7 @@ def specialists(world: World, rows: NDArray[np.int64], rng: np.random.Generator)
         own = rows[world.table.intents[rows] == tasks[key % len(tasks)]]
         for row in rng.choice(own, 500).tolist():
             a, b = rng.choice(len(world.table.models), 2, replace=False).tolist()
-            out.append(vote(world, "battles", row, a, b, f"specialist-{key}"))
+            out.append(vote(world, kind, row, a, b, f"specialist-{key}"))
     return out
 
 
@@ -172,6 +210,9 @@ def rigged_votes(
     worst, best = int(world.ranking[0]), int(world.ranking[-1])
     middling = int(world.ranking[len(world.ranking) // 2])
     models, out = world.table.models, []
+    intents = world.table.intents
+    task = int(rng.choice(np.unique(intents[rows]))) if lie.startswith("one task") else -1
+    rows = rows[intents[rows] == task] if lie == "one task" else rows
     for number in range(n_keys * n_votes):
         row, judge = int(rng.choice(rows)), f"liar-{number // n_votes}"
         winner, loser = {"best loses": (-1, best), "worst beats best": (worst, best), "worst wins": (worst, -1)}.get(
@@ -181,7 +222,8 @@ def rigged_votes(
         other = int((favoured + rng.integers(1, len(models))) % len(models))
         winner, loser = (winner if winner >= 0 else other), (loser if loser >= 0 else other)
         prompt = world.table.originals[row]
-        if lie == "half" and rng.random() < 0.5:
+        spared = lie == "one task, else honest" and intents[row] != task
+        if spared or (lie in HONEST_SHARE and rng.random() < HONEST_SHARE[lie]):
             out.append(vote(world, kind, row, winner, loser, judge))
         elif kind == "ratings":
             rated, score = (best, 0.0) if lie == "best loses" else (winner, 1.0)
@@ -196,8 +238,7 @@ def rigged_votes(
 def quality(world: World, log: PreferenceLog, asked: NDArray[np.int64]) -> float:
     """Return the mean score of what is chosen on the asked rows by what the log says, 0..1."""
     table = tabulate(log, models=world.table.models)
-    row_of = {text: row for row, text in enumerate(world.table.originals)}
-    rows = np.array([row_of[text] for text in table.originals])
+    rows = np.array([world.row_of[text] for text in table.originals])
     evidence = fit_evidence(table, np.ones(len(table), dtype=bool), use_intents=False)
     fixed = best_fixed(table, evidence, np.arange(len(table)))
     vectors = world.place.vectors

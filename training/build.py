@@ -15,7 +15,7 @@ from router.tier import BEST_FIRST
 from router.types import JsonObject, ModelProfile
 from training.comparisons import MIN_PROMPTS, PreferenceLog
 from training.embed import Embedded, embed_texts, make_places
-from training.evidence import Table, n_idle_ratings, placeable, tabulate
+from training.evidence import RowKey, Table, n_idle_ratings, placeable, row_keys, tabulate
 from training.intents import label_rows, plan_intents
 from training.remember import remember, users_of
 from training.report import Report
@@ -145,13 +145,21 @@ def learn(
     encoders = _load_encoders(encoder)
     read = log.feedback
     log, n_lost = placeable(log, {one.id: one.settings.dim for one in encoders})
-    weighed = weigh(log, half_life_days=half_life_days, max_key_share=max_key_share)
-    log = weighed.log
     template = find_template(log.texts) if template is None else template
     everything = tabulate(log, template=template)
     _check_enough(len(everything))
     plan = plan_intents(everything, encoders[0], intents)
     embedded = _embed(encoders, everything, cache, report_progress)
+    # Whose word counts depends on what others say of similar prompts: vectors come before weights.
+    row_of, rows_said = _row_numbers(log, template)
+    vectors = embedded[0].vectors[rows_said]
+    weighed = weigh(log, vectors=vectors, half_life_days=half_life_days, max_key_share=max_key_share)
+    if weighed.log is not log:
+        log = weighed.log
+        everything = tabulate(log, template=template)
+        _check_enough(len(everything))
+        left = [row_of[key] for key in dict.fromkeys(row_keys(log, template))]
+        embedded = [one.take(np.array(left, dtype=np.int64)) for one in embedded]
     all_groups = near_duplicate_groups(embedded[0].vectors)
     key = log_key(everything.original_hashes) if reserve.key is None else reserve.key
     reserved = reserved_rows(everything.original_hashes, all_groups, key, reserve.share)
@@ -232,6 +240,17 @@ def _load_encoders(wanted: Encoders) -> list[OnnxEncoder]:
     if not 1 <= len({one.settings.tier for one in loaded}) == len(loaded):
         raise ValueError(f"encoders must be of different tiers ({', '.join(TIERS)}), at least one")
     return loaded
+
+
+def _row_numbers(log: PreferenceLog, template: Template) -> tuple[dict[RowKey, int], list[int]]:
+    """Return the number of every row of the log's table by its key, and that of every comparison's row."""
+    keys = row_keys(log, template)
+    numbers = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    said = [numbers[key] for key in keys]
+    # Once the comparisons that had its text are left out, a prompt goes by its hash.
+    pairs = zip(log.comparisons, said, strict=True)
+    numbers |= {("", one.kept.prompt_hash): row for one, row in pairs if one.kept is not None}
+    return numbers, said
 
 
 def _embed(encoders: Sequence[OnnxEncoder], table: Table, cache: Path | None, progress: Progress) -> list[Embedded]:

@@ -18,7 +18,8 @@ from router.encoder import OnnxEncoder
 from router.errors import DataError
 from training.build import train
 from training.comparisons import Comparison, PreferenceLog
-from training.weights import DAY_S, LEAST_DECAY, judge_keys, weigh
+from training.trust import judge_keys
+from training.weights import DAY_S, LEAST_DECAY, weigh
 
 STRENGTH = {"strong": 0.8, "middle": 0.5, "weak": 0.2}
 
