@@ -3,17 +3,18 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import RouterArtifact
 from router.catalogue import Catalogue
-from router.constraints import Offers, exclusions, offers_of
+from router.constraints import MAX_KEPT_NAMES, Offers, exclusions, offers_of
 from router.deadline import Deadline
 from router.encoder import Encoding
 from router.errors import PolicyError
@@ -49,6 +50,8 @@ from router.types import (
 PRIOR = "prior"
 # How many neighbours a decision shows; the estimate uses all of them.
 SHOWN_NEIGHBORS = 8
+# What is worked out for so many policies is kept; beyond, it is begun anew.
+MAX_KEPT_ASKS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +116,7 @@ class Rung:
         self._encoder_id = tier.encoder.id
         self._index = NeighborIndex(tier.vectors)
         self._sizes_vary = bool((tier.evidence.sizes != 1.0).any())
+        self._asks: dict[tuple[Catalogue, Policy, tuple[str, ...], bool], _Ask] = {}
         self._columns = {name: column for column, name in enumerate(artifact.models)}
         self._prior = estimate(NO_HITS, tier.evidence, tier.settings, fixed=0)  # the same whoever is the fixed model
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
@@ -190,19 +194,34 @@ class Rung:
 
     def _ask(self, question: Question, hits: Hits) -> "_Ask | PolicyError":
         """Return what the request allows and wants, or the error that it allows no model."""
-        catalogue, tier = self.catalogue, self.tier
+        catalogue, tier, needs = self.catalogue, self.tier, question.needs
         policy = question.policy
         if question.by_intent:
             policy = question.by_intent.get(self._label(hits) or UNKNOWN_INTENT, policy)
-        size = 1.0
-        if self._sizes_vary and (catalogue.has_prices or catalogue.has_latencies or catalogue.knows_context):
-            size = float(relative_size(hits, tier.evidence, tier.settings))
-        offers = offers_of(catalogue, policy, question.needs, size)
         try:
-            trade_off = self._trade_off(policy)
-            return _Ask(offers, trade_off, field_of(offers, trade_off, self._fixed_quality))
+            if not catalogue.sees_length:
+                return self._lasting_ask(catalogue, policy, needs)
+            size = float(relative_size(hits, tier.evidence, tier.settings)) if self._sizes_vary else 1.0
+            return self._new_ask(catalogue, policy, needs, size)
         except PolicyError as exc:
             return exc
+
+    def _lasting_ask(self, catalogue: Catalogue, policy: Policy, needs: Needs) -> "_Ask":
+        """Return what is the same for all prompts, where no length of theirs means anything; raises as ``field_of``."""
+        key = catalogue, policy, needs.capabilities, needs.tool_call_open
+        known = self._asks.get(key)
+        if known is None:
+            known = self._new_ask(catalogue, policy, replace(needs, input_tokens=0), 1.0)
+            if policy.n_names <= MAX_KEPT_NAMES:
+                if len(self._asks) >= MAX_KEPT_ASKS:
+                    self._asks.clear()
+                self._asks[key] = known
+        return known
+
+    def _new_ask(self, catalogue: Catalogue, policy: Policy, needs: Needs, size: float) -> "_Ask":
+        offers = offers_of(catalogue, policy, needs, size)
+        trade_off = self._trade_off(policy)
+        return _Ask(offers, trade_off, field_of(offers, trade_off, self._fixed_quality))
 
     def _label(self, hits: Hits) -> str | None:
         """Return the intent that the neighbours have, the same as the decision will say."""
@@ -316,38 +335,42 @@ class Rung:
         columns: Sequence[int],
     ) -> tuple[Estimate, ...]:
         """Return the estimates of these models, in this order."""
-        values = (
+        values: tuple[NDArray[Any], ...] = (
             *(local.quality, local.low, local.high, local.support, field.costs_usd, utility, local.lead_error),
             *(field.latencies_ms, field.cost_penalties, field.latency_penalties, field.endpoints),
         )
+        if len(columns) == 1:
+            (column,) = columns
+            return (self._estimate_of(offers, column, *[one.item(column) for one in values]),)
         # Of all models at once: taking single numbers out of numpy costs more than the estimate itself.
         places = np.array(columns, dtype=np.int64)
         rows = zip(columns, *(one.take(places).tolist() for one in values), strict=True)
-        names, ends = self.artifact.models, offers.catalogue.endpoints
-        return tuple(
-            Estimate(
-                names[column],
-                *(quality, low, high, support),
-                None if math.isnan(cost) else cost,
-                *(worth, error),
-                None if math.isnan(latency) else latency,
-                *(cost_penalty, latency_penalty),
-                ends[column][place].name or None,
-            )
-            for (
-                column,
-                quality,
-                low,
-                high,
-                support,
-                cost,
-                worth,
-                error,
-                latency,
-                cost_penalty,
-                latency_penalty,
-                place,
-            ) in rows
+        return tuple(self._estimate_of(offers, *row) for row in rows)
+
+    def _estimate_of(
+        self,
+        offers: Offers,
+        column: int,
+        quality: float,
+        low: float,
+        high: float,
+        support: float,
+        cost: float,
+        worth: float,
+        error: float,
+        latency: float,
+        cost_penalty: float,
+        latency_penalty: float,
+        place: int,
+    ) -> Estimate:
+        return Estimate(
+            self.artifact.models[column],
+            *(quality, low, high, support),
+            None if math.isnan(cost) else cost,
+            *(worth, error),
+            None if math.isnan(latency) else latency,
+            *(cost_penalty, latency_penalty),
+            offers.catalogue.endpoints[column][place].name or None,
         )
 
     def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
@@ -372,13 +395,16 @@ class Rung:
         )
 
     def _intent(self, hits: Hits, weights: NDArray[np.float64]) -> Intent | None:
-        if weights.size == 0 or not weights.any():
+        if weights.size == 0:
             return None
         best = int(weights.argmax())
+        confidence = weights.item(best)
+        if confidence == 0:
+            return None
         n_carrying = int(np.count_nonzero(self.tier.evidence.intents.take(hits.rows) == best))
         return Intent(
             label=self.artifact.intents[best],
-            confidence=float(weights[best]),
+            confidence=confidence,
             neighbor_share=n_carrying / len(hits.rows),
         )
 
