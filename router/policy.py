@@ -258,4 +258,4 @@ def _explored(
 
 
 def _first(column: int, ranking: Sequence[int]) -> tuple[int, ...]:
-    return (column, *(one for one in ranking if one != column))
+    return tuple(ranking) if ranking[0] == column else (column, *[one for one in ranking if one != column])
