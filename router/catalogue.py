@@ -64,6 +64,8 @@ class Catalogue:
 
     def latencies_ms(self, relative_size: float = 1.0) -> Table:
         """Return the expected time of a whole answer, from its endpoint's latency and speed."""
+        if not self.has_latencies:
+            return self._unknown
         return np.asarray(self._first_ms + self._writing_ms * relative_size)
 
     def output_tokens(self, relative_size: float = 1.0) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,9 +121,7 @@ def field_of(offers: Offers, trade_off: TradeOff, fixed_quality: NDArray[np.floa
     Raises:
         PolicyError: none may, and the policy names no fallback.
     """
-    catalogue = offers.catalogue
-    allowed = offers.n_violations == 0
-    feasible = allowed.any(axis=1)
+    catalogue, allowed, feasible = offers.catalogue, offers.allowed, offers.feasible
     fixed = -1
     if feasible.any():
         fixed = int(np.where(feasible, fixed_quality, -np.inf).argmax())
@@ -131,9 +129,10 @@ def field_of(offers: Offers, trade_off: TradeOff, fixed_quality: NDArray[np.floa
         raise PolicyError(f"no model is left: {why_empty(offers)}")
     penalties = penalties_of(offers, trade_off)
     endpoints = catalogue.first_endpoints
+    at: tuple[Any, Any] = (slice(None), 0)
     if allowed.shape[1] > 1:
         endpoints = np.where(allowed, penalties.rank, np.inf).argmin(axis=1)
-    at = catalogue.rows, endpoints
+        at = catalogue.rows, endpoints
     nothing = catalogue.nothing
     costs_usd = offers.costs_usd[at]
     by_cost = np.flatnonzero(feasible)
