@@ -22,9 +22,9 @@ class Offers:
     """What every endpoint would cost and take, and which constraints stand in its way.
 
     costs_usd, latencies_ms: as in the catalogue. violations: bool (n_constraints, n_models, n_endpoints), in the order
-    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). allowed: bool, likewise, where that is 0. feasible: bool
-    (n_models,), whether any endpoint is allowed. said: exclusions by constraint, row and place, kept for
-    later requests of the same policy where they do not depend on the prompt.
+    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). allowed: bool, likewise, where that is 0. feasible:
+    bool (n_models,), whether any endpoint is allowed. said: exclusions by constraint, row and place, kept for later
+    requests of the same policy where they do not depend on the prompt.
     """
 
     catalogue: Catalogue
