@@ -104,7 +104,7 @@ def _marks(text: str) -> tuple[float, ...]:
     return (
         math.log1p(_count_negations(text[:_NEGATION_CHARS])),
         text[-1:] in ("?", "？"),
-        any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None,
+        any(map(head.__contains__, _CODE_MARKS)) and _FLAGS["has_code"].search(head) is not None,
         _FLAGS["has_options"].search(head) is not None,
         _FLAGS["asks_what"].match(head) is not None,  # these two are about the opening
         _FLAGS["commands"].match(head) is not None,
@@ -113,7 +113,6 @@ def _marks(text: str) -> tuple[float, ...]:
 
 def _count_negations(text: str) -> int:
     if text.isascii():
-        lowered = text.lower()
-        if not any(mark in lowered for mark in _NEGATION_MARKS):
+        if not any(map(text.lower().__contains__, _NEGATION_MARKS)):
             return 0
     return len(_NEGATION.findall(text))
