@@ -112,7 +112,6 @@ def _marks(text: str) -> tuple[float, ...]:
 
 
 def _count_negations(text: str) -> int:
-    if text.isascii():
-        if not any(map(text.lower().__contains__, _NEGATION_MARKS)):
-            return 0
+    if text.isascii() and not any(map(text.lower().__contains__, _NEGATION_MARKS)):
+        return 0
     return len(_NEGATION.findall(text))
