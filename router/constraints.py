@@ -262,8 +262,16 @@ def _lasting_violations(catalogue: Catalogue, policy: Policy, capabilities: tupl
 
 def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
+    out = [] if offers.feasible.all() else _of_models(offers)
+    named = {*(offers.policy.candidates or ()), *offers.policy.exclude}
+    for name in sorted(named - set(offers.catalogue.models)):
+        out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
+    return tuple(out)
+
+
+def _of_models(offers: Offers) -> list[Exclusion]:
     out = []
-    rows = np.flatnonzero(offers.n_violations.min(axis=1))
+    rows = np.flatnonzero(~offers.feasible)
     places = offers.n_violations[rows].argmin(axis=1)
     reasons = offers.violations[:, rows, places].argmax(axis=0)
     for at in zip(reasons.tolist(), rows.tolist(), places.tolist(), strict=True):
@@ -273,10 +281,7 @@ def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
             if at[0] not in (_CONTEXT, _COST, _LATENCY):
                 offers.said[at] = known
         out.append(known)
-    named = {*(offers.policy.candidates or ()), *offers.policy.exclude}
-    for name in sorted(named - set(offers.catalogue.models)):
-        out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
-    return tuple(out)
+    return out
 
 
 def _exclusion(offers: Offers, number: int, row: int, place: int) -> Exclusion:
