@@ -16,8 +16,9 @@ class Catalogue:
 
     exists: bool, False where a model has fewer. A model without any has one of which nothing is known but, perhaps,
     the mean cost in the log. uptimes: 0..1. is_local, knows_locality: bool. regions: by place. context_tokens: float64
-    (n_models,), infinite where unknown. has_prices, has_latencies, knows_context: whether any is known. rows,
-    first_endpoints, nothing: 0, 1, 2 ..., zeros as places and zeros as amounts, (n_models,), made once for all.
+    (n_models,), infinite where unknown. has_prices, has_latencies, knows_context: whether any is known. sees_length:
+    whether any of these is, so that the length of prompt or answer means something. rows, first_endpoints, nothing:
+    0, 1, 2 ..., zeros as places and zeros as amounts, (n_models,), made once for all.
     """
 
     def __init__(self, models: Sequence[str], profiles: Mapping[str, ModelProfile]) -> None:
@@ -49,6 +50,7 @@ class Catalogue:
         self.has_prices = not bool(np.isnan(self._usd_in + self._usd_out).all())
         self.has_latencies = not bool(np.isnan(self._first_ms).all())
         self.knows_context = bool(np.isfinite(self.context_tokens).any())
+        self.sees_length = self.has_prices or self.has_latencies or self.knows_context
         self._unknown = np.full(self.exists.shape, np.nan)
         self.rows = np.arange(len(self.models))
         self.first_endpoints = np.zeros(len(self.models), dtype=np.int64)
@@ -62,6 +64,8 @@ class Catalogue:
 
     def latencies_ms(self, relative_size: float = 1.0) -> Table:
         """Return the expected time of a whole answer, from its endpoint's latency and speed."""
+        if not self.has_latencies:
+            return self._unknown
         return np.asarray(self._first_ms + self._writing_ms * relative_size)
 
     def output_tokens(self, relative_size: float = 1.0) -> NDArray[np.float64]:

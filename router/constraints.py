@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,9 @@ class Offers:
     """What every endpoint would cost and take, and which constraints stand in its way.
 
     costs_usd, latencies_ms: as in the catalogue. violations: bool (n_constraints, n_models, n_endpoints), in the order
-    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). said: exclusions by constraint, row and place, kept for
-    later requests of the same policy where they do not depend on the prompt.
+    of CONSTRAINTS. n_violations: int64 (n_models, n_endpoints). allowed: bool, likewise, where that is 0. feasible:
+    bool (n_models,), whether any endpoint is allowed. said: exclusions by constraint, row and place, kept for later
+    requests of the same policy where they do not depend on the prompt.
     """
 
     catalogue: Catalogue
@@ -33,6 +35,8 @@ class Offers:
     latencies_ms: Table
     violations: NDArray[np.bool_]
     n_violations: NDArray[np.int64]
+    allowed: NDArray[np.bool_]
+    feasible: NDArray[np.bool_]
     said: "dict[tuple[int, int, int], Exclusion]"
 
 
@@ -175,7 +179,7 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
     costs_usd = catalogue.costs_usd(needs.input_tokens, relative_size)
     latencies_ms = catalogue.latencies_ms(relative_size)
     work_out = _lasting_violations if policy.n_names <= MAX_KEPT_NAMES else _lasting_violations.__wrapped__
-    lasting, n_lasting, said = work_out(catalogue, _lasting_part(policy), needs.capabilities)
+    lasting = work_out(catalogue, _lasting_part(policy), needs.capabilities)
     moving = []
     if catalogue.knows_context:
         too_long = needs.input_tokens + catalogue.output_tokens(relative_size) > catalogue.context_tokens
@@ -185,11 +189,12 @@ def offers_of(catalogue: Catalogue, policy: Policy, needs: Needs, relative_size:
     if policy.max_latency_ms is not None:
         moving.append((_LATENCY, ~(latencies_ms <= policy.max_latency_ms)))
     if moving:
-        lasting, n_lasting = lasting.copy(), n_lasting.copy()
+        violations, n_violations = lasting.violations.copy(), lasting.n_violations.copy()
         for place, violated in moving:
-            lasting[place] = violated
-            n_lasting += violated
-    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, lasting, n_lasting, said)
+            violations[place] = violated
+            n_violations += violated
+        lasting = _counted(violations, n_violations, lasting.said)
+    return Offers(catalogue, policy, needs, relative_size, costs_usd, latencies_ms, *lasting)
 
 
 def _lasting_part(policy: Policy) -> Policy:
@@ -204,11 +209,26 @@ def _lasting_part(policy: Policy) -> Policy:
     )
 
 
+class _Violations(NamedTuple):
+    """The last fields of Offers."""
+
+    violations: NDArray[np.bool_]
+    n_violations: NDArray[np.int64]
+    allowed: NDArray[np.bool_]
+    feasible: NDArray[np.bool_]
+    said: dict[tuple[int, int, int], Exclusion]
+
+
+def _counted(
+    violations: NDArray[np.bool_], n_violations: NDArray[np.int64], said: dict[tuple[int, int, int], Exclusion]
+) -> _Violations:
+    allowed = n_violations == 0
+    return _Violations(violations, n_violations, allowed, allowed.any(axis=1), said)
+
+
 @lru_cache(maxsize=64)
-def _lasting_violations(
-    catalogue: Catalogue, policy: Policy, capabilities: tuple[str, ...]
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[tuple[int, int, int], Exclusion]]:
-    """Return the violations that are the same for all prompts, their number, and where to keep what is said of them.
+def _lasting_violations(catalogue: Catalogue, policy: Policy, capabilities: tuple[str, ...]) -> _Violations:
+    """Return the violations that are the same for all prompts, and where to keep what is said of them.
 
     An endpoint that there is not counts as violating.
     """
@@ -237,13 +257,21 @@ def _lasting_violations(
     if policy.min_uptime is not None:
         violated[_PLACE["low_uptime"]] = ~(catalogue.uptimes >= policy.min_uptime)
     n_violated = violated.sum(axis=0) + ~catalogue.exists * len(CONSTRAINTS)
-    return violated, n_violated, {}
+    return _counted(violated, n_violated, {})
 
 
 def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
     """Return who is not up for choice, and why: of several reasons the first of the endpoint that has fewest."""
+    out = [] if offers.feasible.all() else _of_models(offers)
+    named = {*(offers.policy.candidates or ()), *offers.policy.exclude}
+    for name in sorted(named - set(offers.catalogue.models)):
+        out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
+    return tuple(out)
+
+
+def _of_models(offers: Offers) -> list[Exclusion]:
     out = []
-    rows = np.flatnonzero(offers.n_violations.min(axis=1))
+    rows = np.flatnonzero(~offers.feasible)
     places = offers.n_violations[rows].argmin(axis=1)
     reasons = offers.violations[:, rows, places].argmax(axis=0)
     for at in zip(reasons.tolist(), rows.tolist(), places.tolist(), strict=True):
@@ -253,10 +281,7 @@ def exclusions(offers: Offers) -> tuple[Exclusion, ...]:
             if at[0] not in (_CONTEXT, _COST, _LATENCY):
                 offers.said[at] = known
         out.append(known)
-    named = {*(offers.policy.candidates or ()), *offers.policy.exclude}
-    for name in sorted(named - set(offers.catalogue.models)):
-        out.append(Exclusion(name, "unknown_model", "the artifact has no evidence on a model of this name"))
-    return tuple(out)
+    return out
 
 
 def _exclusion(offers: Offers, number: int, row: int, place: int) -> Exclusion:

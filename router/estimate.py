@@ -17,7 +17,7 @@ what sets the models apart. How g, h, the priors and the slopes come about is th
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +103,7 @@ class Evidence:
     sizes: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalEstimate:
+class LocalEstimate(NamedTuple):
     """Per prompt and model, each float64 (..., n_models): quality, low, high (95 %) in 0..1, support in comparisons.
 
     lead_error: standard error of the lead over the fixed model, from the same neighbours paired (the guard's ruler);
@@ -122,14 +121,7 @@ class LocalEstimate:
 
     def of(self, prompt: int) -> "LocalEstimate":
         """Return one prompt's part of the estimates of many."""
-        return LocalEstimate(
-            self.quality[prompt],
-            self.low[prompt],
-            self.high[prompt],
-            self.support[prompt],
-            self.lead_error[prompt],
-            self.intent_weights[prompt],
-        )
+        return LocalEstimate(*[one[prompt] for one in self])
 
 
 def neighbor_weights(similarities: NDArray[np.float32], settings: EstimatorSettings) -> NDArray[np.float64]:
@@ -193,9 +185,7 @@ def lead_error(
 
 def blended_prior(intent_weights: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
     """Return a prompt's prior, (..., n_models): its intents' priors by their weight, the global one by the rest."""
-    # As one row each: of one prompt and of many, the same sums are made in the same order.
-    own = (intent_weights[..., None, :] @ (evidence.intent_priors - evidence.prior))[..., 0, :]
-    return np.asarray(evidence.prior + own)
+    return np.asarray(evidence.prior + _weighted_sum(intent_weights, evidence.intent_priors - evidence.prior))
 
 
 def stretched(z: NDArray[np.float64], prior: NDArray[np.float64], settings: EstimatorSettings) -> NDArray[np.float64]:
@@ -245,8 +235,9 @@ def estimate(
     # What is stretched is as unsure as it was; what is shrunk towards the prior leaves the prior's own doubt.
     sd *= max(1.0, settings.difficulty_slope, settings.contrast_slope)
     quality, low, high = to_quality(z, sd, evidence.kind)
-    error = np.zeros_like(mass)
-    if settings.guard_z > 0:  # nobody else asks for it
+    if settings.guard_z == 0:  # nobody asks for it
+        error = np.zeros(mass.shape)
+    else:
         share = g / precision[..., None, :].astype(np.float32)
         lead = share - _column(share, fixed)  # what each row adds to the lead over the fixed model
         error = np.sqrt(_weighted_sum(squared_w32, np.square(lead)))
@@ -270,7 +261,7 @@ def quality_per_z(
     """Return the slope between each model and the fixed one, which takes a lead's error from z's unit to quality's."""
     lead = np.abs(z - _column(z, fixed))
     gap = np.abs(quality - _column(quality, fixed))
-    slope: NDArray[np.float64] = np.divide(gap, lead, out=np.ones_like(lead), where=lead > 0)
+    slope: NDArray[np.float64] = np.divide(gap, lead, out=np.ones(lead.shape), where=lead > 0)
     return slope
 
 
@@ -296,8 +287,13 @@ def to_quality(
     reach = Z95 * sd
     if kind == "battles":
         z = z - z.mean(axis=-1, keepdims=True)
-        return _sigmoid(z), _sigmoid(z - reach), _sigmoid(z + reach)
-    return _clip(z), _clip(z - reach), _clip(z + reach)
+    # All three at once: on a handful of numbers, a call costs more than what it computes.
+    three = np.empty((3, *z.shape))
+    three[0] = z
+    np.subtract(z, reach, out=three[1])
+    np.add(z, reach, out=three[2])
+    quality, low, high = _sigmoid(three) if kind == "battles" else _clip(three)
+    return quality, low, high
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -318,7 +314,10 @@ def intent_shares(
         return np.zeros(shape)
     mass: NDArray[np.float64] = np.maximum(intent_shrinkage + w.sum(axis=-1, keepdims=True), 1e-12)
     # One bin per (prompt, intent); the extra bin takes the neighbours without an intent.
-    codes = np.where(intents >= 0, intents, n_intents).reshape(-1, w.shape[-1])
+    codes = np.where(intents >= 0, intents, n_intents)
+    if w.ndim == 1:
+        return np.asarray(np.bincount(codes, weights=w, minlength=n_intents + 1)[:n_intents] / mass)
+    codes = codes.reshape(-1, w.shape[-1])
     bins = codes + (n_intents + 1) * np.arange(len(codes))[:, None]
     totals = np.bincount(bins.ravel(), weights=w.ravel(), minlength=len(codes) * (n_intents + 1))
     shares = totals.reshape(len(codes), n_intents + 1)[:, :n_intents].reshape(shape)
@@ -335,7 +334,8 @@ def _column(values: NDArray[Any], fixed: int | NDArray[np.int64]) -> NDArray[Any
 
 def _weighted_sum(w: Weights, values: Weights) -> NDArray[np.float64]:
     """Return sum_i w_i values_i: w is (..., k), values (..., k, n_models), the sum float64 (..., n_models)."""
-    sums: NDArray[np.floating[Any]] = (w[..., None, :] @ values)[..., 0, :]
+    # As one row each: of one prompt and of many, the same sums are made in the same order.
+    sums: NDArray[np.floating[Any]] = w @ values if w.ndim == 1 else (w[..., None, :] @ values)[..., 0, :]
     return sums.astype(np.float64, copy=False)
 
 

@@ -72,12 +72,12 @@ FEATURE_NAMES = (
 )
 N_FEATURES = len(FEATURE_NAMES)
 
-_TABLE = np.zeros((256, len(_BYTE_CLASSES)))
-for _column, _members in enumerate(_BYTE_CLASSES.values()):
-    _TABLE[list(_members), _column] = 1.0
-_COLUMN = {name: column for column, name in enumerate(_BYTE_CLASSES)}
-_SHARE_COLUMNS = [_COLUMN[name] for name in _SHARES]
-_COUNT_COLUMNS = [_COLUMN[name] for name in _COUNTS]
+# A histogram times this table: the number of bytes, what _SHARES are of, and _COUNTS.
+_TABLE = np.ones((256, 1 + len(_SHARES) + len(_COUNTS)))
+for _column, _name in enumerate((*_SHARES, *_COUNTS), start=1):
+    _TABLE[:, _column] = [byte in _BYTE_CLASSES[_name] for byte in range(256)]
+_N_COUNTED = _TABLE.shape[1]
+_SHARED = slice(1, 1 + len(_SHARES))
 
 
 def surface_features(text: str) -> NDArray[np.float64]:
@@ -90,13 +90,11 @@ def surface_features_of(texts: Sequence[str]) -> NDArray[np.float64]:
     """Return the same for many prompts: float64 (n_texts, N_FEATURES)."""
     texts = [text.strip() for text in texts]
     raw = [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8) for text in texts]
-    counts = np.stack([np.bincount(one, minlength=256) for one in raw]) @ _TABLE
-    n_bytes = np.array([len(one) for one in raw], dtype=np.float64)
+    counts = np.array([np.bincount(one, minlength=256) for one in raw], dtype=np.float64) @ _TABLE
     out = np.empty((len(texts), N_FEATURES))
-    out[:, 0] = np.log1p(n_bytes)
-    out[:, 1 : 1 + len(_SHARES)] = counts[:, _SHARE_COLUMNS] / np.maximum(n_bytes, 1.0)[:, None]
-    out[:, 1 + len(_SHARES) : 1 + len(_SHARES) + len(_COUNTS)] = np.log1p(counts[:, _COUNT_COLUMNS])
-    out[:, 1 + len(_SHARES) + len(_COUNTS) :] = [_marks(text) for text in texts]
+    np.log1p(counts, out=out[:, :_N_COUNTED])
+    np.divide(counts[:, _SHARED], np.maximum(counts[:, :1], 1.0), out=out[:, _SHARED])
+    out[:, _N_COUNTED:] = [_marks(text) for text in texts]
     return out
 
 
@@ -106,7 +104,7 @@ def _marks(text: str) -> tuple[float, ...]:
     return (
         math.log1p(_count_negations(text[:_NEGATION_CHARS])),
         text[-1:] in ("?", "？"),
-        any(mark in head for mark in _CODE_MARKS) and _FLAGS["has_code"].search(head) is not None,
+        any(map(head.__contains__, _CODE_MARKS)) and _FLAGS["has_code"].search(head) is not None,
         _FLAGS["has_options"].search(head) is not None,
         _FLAGS["asks_what"].match(head) is not None,  # these two are about the opening
         _FLAGS["commands"].match(head) is not None,
@@ -114,8 +112,6 @@ def _marks(text: str) -> tuple[float, ...]:
 
 
 def _count_negations(text: str) -> int:
-    if text.isascii():
-        lowered = text.lower()
-        if not any(mark in lowered for mark in _NEGATION_MARKS):
-            return 0
+    if text.isascii() and not any(map(text.lower().__contains__, _NEGATION_MARKS)):
+        return 0
     return len(_NEGATION.findall(text))

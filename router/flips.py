@@ -322,13 +322,15 @@ def _kept_away(retrial: _Retrial) -> Iterator[tuple[Constraint, list[_Entrant]]]
     """Yield every constraint of the policy that alone keeps somebody away who could change the choice, and whom."""
     decided = retrial.decided
     offers, field, fixed_quality = decided.offers, decided.field, decided.fixed_quality
+    tells = kept_away = offers.n_violations == 1
+    if not kept_away.any():
+        return
     penalties = field.penalties
     utility = decided.local.quality[:, None] - (
         np.zeros(offers.costs_usd.shape) if penalties.costs is None else penalties.costs
     )
     if penalties.latencies is not None:
         utility -= penalties.latencies
-    tells = kept_away = offers.n_violations == 1
     if retrial.best >= 0:
         # Who is no better than the best can still be the one that others are held against; and where a model is
         # allowed already, only another endpoint that is no worse changes anything.

@@ -1,6 +1,7 @@
 """What a stage will take: a running quantile of what it took lately, by the size of what it was given."""
 
 import threading
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,15 +19,25 @@ class _Bucket:
     """recent: (when, what it took), in ms, oldest first. ordered: what it took, ascending. quiet_ms: the least ever."""
 
     quiet_ms: float
-    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    recent: deque[tuple[float, float]] = field(default_factory=deque)
     ordered: list[float] = field(default_factory=list)
+
+    def take_in(self, took_ms: float, now_ms: float) -> None:
+        """Add what the stage took; of more than WINDOW, the oldest goes."""
+        if len(self.recent) == WINDOW:
+            self._leave_out_oldest()
+        self.recent.append((now_ms, took_ms))
+        insort(self.ordered, took_ms)
+        self.quiet_ms = min(self.quiet_ms, took_ms)
 
     def forget(self, before_ms: float) -> None:
         """Leave out what is too long ago."""
-        if self.recent and self.recent[0][0] < before_ms:
-            while self.recent and self.recent[0][0] < before_ms:
-                self.recent.popleft()
-            self.ordered = sorted(took for _, took in self.recent)
+        while self.recent and self.recent[0][0] < before_ms:
+            self._leave_out_oldest()
+
+    def _leave_out_oldest(self) -> None:
+        _, took_ms = self.recent.popleft()
+        del self.ordered[bisect_left(self.ordered, took_ms)]
 
 
 class Forecast:
@@ -44,10 +55,10 @@ class Forecast:
     def observe(self, size: int, took_ms: float, now_ms: float) -> None:
         """Take in what the stage took for something of this size."""
         with self._lock:
-            bucket = self._buckets.setdefault(size.bit_length(), _Bucket(took_ms))
-            bucket.quiet_ms = min(bucket.quiet_ms, took_ms)
-            bucket.recent.append((now_ms, took_ms))
-            bucket.ordered = sorted(took for _, took in bucket.recent)
+            bucket = self._buckets.get(size.bit_length())
+            if bucket is None:
+                bucket = self._buckets[size.bit_length()] = _Bucket(took_ms)
+            bucket.take_in(took_ms, now_ms)
 
     def warm(self, size: int, took_ms: list[float]) -> None:
         """Set the quiet time of a size: the least of a few runs, so that one bad moment does not stay for good."""
@@ -67,13 +78,15 @@ class Forecast:
         return self._predict(size, now_ms, CAUTIOUS_QUANTILE)
 
     def _predict(self, size: int, now_ms: float, quantile: float) -> float:
-        key = size.bit_length()
+        key, scale = size.bit_length(), 1.0
         with self._lock:
             if not self._buckets:
                 return 0.0
-            nearest = key if key in self._buckets else min(self._buckets, key=lambda one: abs(one - key))
-            bucket = self._buckets[nearest]
+            bucket = self._buckets.get(key)
+            if bucket is None:
+                nearest = min(self._buckets, key=lambda one: abs(one - key))
+                bucket, scale = self._buckets[nearest], float(2.0 ** max(0, key - nearest))
             bucket.forget(now_ms - HORIZON_MS)
             n_recent = len(bucket.ordered)
             took_ms = bucket.ordered[min(n_recent - 1, int(quantile * n_recent))] if n_recent else bucket.quiet_ms
-            return float(2.0 ** max(0, key - nearest) * took_ms)
+            return scale * took_ms

@@ -1,7 +1,7 @@
 """Nearest neighbours: 8-bit points, compared exactly; the only room that knows numkong and the notion of distance."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numkong
 import numpy as np
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from router.types import Embedding
 
 
-@dataclass(frozen=True, slots=True)
-class Hits:
+class Hits(NamedTuple):
     """rows: int64 (k,), nearest first. similarities: float32 (k,), cosine, descending. Of many prompts: (n, k)."""
 
     rows: NDArray[np.int64]
@@ -41,9 +40,14 @@ def round_points(points: NDArray[np.float32]) -> NDArray[np.int8]:
 
     A cosine does not see the scale; what it loses by the rounding is 0.001 in the mean at a few hundred dimensions.
     """
-    largest = np.maximum(points.max(axis=1, keepdims=True), -points.min(axis=1, keepdims=True))
-    rounded: NDArray[np.int8] = np.rint(points * (TOP / np.maximum(largest, MIN_COMPONENT))).astype(np.int8)
-    return rounded
+    return _whole_numbers(points).astype(np.int8)
+
+
+def _whole_numbers(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what ``round_points`` does, not yet in 8 bits."""
+    largest = np.abs(points).max(axis=1, keepdims=True)
+    numbers: NDArray[np.float32] = points * (TOP / np.maximum(largest, MIN_COMPONENT))
+    return np.rint(numbers, out=numbers)
 
 
 def unit_points(rounded: NDArray[np.int8]) -> NDArray[np.float32]:
@@ -81,28 +85,30 @@ class NeighborIndex:
         The cosine is that of the rounded points to the rounded rows.
         """
         queries = np.zeros((len(points), self._padded_dim), dtype=np.int8)
-        queries[:, : self._dim] = round_points(points)
+        numbers = _whole_numbers(points)
+        queries[:, : self._dim] = numbers
         dots = np.asarray(numkong.dots_packed(queries, self._packed))
-        lengths = np.sqrt(np.square(queries, dtype=np.float32).sum(axis=1))
+        lengths = np.sqrt(np.square(numbers, out=numbers).sum(axis=1))
         rows, similar = _largest(dots.astype(np.float32) * self._inverse_lengths, min(n_neighbors, self._n_rows))
         return Hits(rows, similar / np.maximum(lengths, 1.0)[:, None])
 
 
 def _largest(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return positions and values of the ``k`` largest of each row, largest first: (n, k) each, of float32 (n, m)."""
-    sample = values[:, ::STRIDE]
+    n_sampled = -(-values.shape[1] // STRIDE)
     # Three standard deviations more than the share of the sample that is expected, so that k are nearly always found.
     rank = math.ceil(k / STRIDE + 3 * math.sqrt(k / STRIDE))
     positions, largest = np.empty((len(values), k), dtype=np.int64), np.empty((len(values), k), dtype=np.float32)
-    threshold = np.full((len(values), 1), -np.inf, dtype=np.float32)
-    if rank < sample.shape[1]:
-        threshold = np.partition(sample, -rank, axis=1)[:, -rank, None]
-    above = values >= threshold
+    if rank < n_sampled:
+        sample = values[:, ::STRIDE].copy()
+        sample.partition(n_sampled - rank, axis=1)
+        above = values >= sample[:, n_sampled - rank, None]
+    else:
+        above = np.ones(values.shape, dtype=bool)
     for place, row in enumerate(values):
         found = above[place].nonzero()[0]
         some = found if len(found) >= k else np.arange(len(row))
         own = row.take(some)
         order = (-own).argsort()[:k]
-        some.take(order, out=positions[place])
-        own.take(order, out=largest[place])
+        positions[place], largest[place] = some.take(order), own.take(order)
     return positions, largest

@@ -3,17 +3,18 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.artifact import RouterArtifact
 from router.catalogue import Catalogue
-from router.constraints import Offers, exclusions, offers_of
+from router.constraints import MAX_KEPT_NAMES, Offers, exclusions, offers_of
 from router.deadline import Deadline, now_ms
 from router.encoder import Encoding
 from router.errors import PolicyError
@@ -51,6 +52,8 @@ PRIOR = "prior"
 SHOWN_NEIGHBORS = 8
 # Length of the input that stands for a training row's, as a request of a few sentences has it.
 ROW_TOKENS = 200
+# What is worked out for so many policies is kept; beyond, it is begun anew.
+MAX_KEPT_ASKS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +83,7 @@ def read_features(questions: Sequence[Question]) -> NDArray[np.float64]:
     if unread:
         for one, own in zip(unread, surface_features_of([one.core for one in unread]), strict=True):
             one.features = own
-    return np.stack([one.features for one in questions if one.features is not None])
+    return np.array([one.features for one in questions])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +118,7 @@ class Rung:
         self._encoder_id = tier.encoder.id
         self._index = NeighborIndex(tier.vectors)
         self._sizes_vary = bool((tier.evidence.sizes != 1.0).any())
+        self._asks: dict[tuple[Catalogue, Policy, tuple[str, ...], bool], _Ask] = {}
         self._columns = {name: column for column, name in enumerate(artifact.models)}
         self._prior = estimate(NO_HITS, tier.evidence, tier.settings, fixed=0)  # the same whoever is the fixed model
         # As fixed models go, the one that did best on the log comes first, then those of the higher prior; models that
@@ -140,7 +144,8 @@ class Rung:
     def decide_all(self, questions: Sequence[Question], encodings: Sequence[Encoding | None]) -> list[Outcome]:
         """Decide many prompts stage by stage, each exactly as if it were alone, in half the time of one by one."""
         blind = [self._blind(one) for one in encodings]
-        return self._decide_by(questions, encodings, blind, self._search(questions, encodings, blind))
+        seeing = [place for place, why in enumerate(blind) if not why]
+        return self._decide_by(questions, encodings, blind, seeing, self._search(questions, encodings, seeing))
 
     def decide_rows(self, rows: NDArray[np.int64], policy: Policy) -> list[Outcome]:
         """Decide training rows again, each by the others: what is to be expected of prompts like those of the log.
@@ -149,7 +154,8 @@ class Rung:
         """
         needs, deadline = Needs(ROW_TOKENS), Deadline(now_ms(), math.inf)
         questions = [Question("", "", policy, deadline, False, needs) for _ in rows]
-        hits = [NO_HITS] * len(rows)
+        seeing: Sequence[int] = ()
+        apart = NO_HITS
         if len(self._index) > 1 and len(rows) > 0:
             vectors = self.tier.vectors[rows].astype(np.float32)
             found = self._index.search_many(vectors, self.tier.settings.n_neighbors + 1)
@@ -157,19 +163,25 @@ class Rung:
             others[others.all(axis=1), -1] = False  # as near as its copies, it may not be among them itself
             shape = (len(rows), -1)
             apart = Hits(found.rows[others].reshape(shape), found.similarities[others].reshape(shape))
-            hits = [apart.of(place) for place in range(len(rows))]
+            seeing = range(len(rows))
         read = Encoding(np.zeros(0, dtype=np.float32), 0, 0.0)
-        return self._decide_by(questions, [read] * len(rows), [""] * len(rows), hits)
+        return self._decide_by(questions, [read] * len(rows), [""] * len(rows), seeing, apart)
 
     def _decide_by(
         self,
         questions: Sequence[Question],
         encodings: Sequence[Encoding | None],
         blind: Sequence[str],
-        hits: Sequence[Hits],
+        seeing: Sequence[int],
+        found: Hits,
     ) -> list[Outcome]:
+        """Decide by what was found of the prompts at the places ``seeing``, and of the others by the priors."""
+        hits = [NO_HITS] * len(questions)
+        for nth, place in enumerate(seeing):
+            hits[place] = found.of(nth)
         asks = [self._ask(question, own) for question, own in zip(questions, hits, strict=True)]
-        together = zip(questions, encodings, blind, hits, asks, self._estimate(hits, asks), strict=True)
+        estimates = self._estimate(found, seeing, asks)
+        together = zip(questions, encodings, blind, hits, asks, estimates, strict=True)
         return [
             ask if isinstance(ask, PolicyError) else self._decision(question, encoding, why, own, ask, local)
             for question, encoding, why, own, ask, local in together
@@ -183,55 +195,64 @@ class Rung:
         return "unreadable" if encoding.unknown_share > self.tier.settings.max_unknown_share else ""
 
     def _search(
-        self, questions: Sequence[Question], encodings: Sequence[Encoding | None], blind: Sequence[str]
-    ) -> list[Hits]:
-        """Return every prompt's nearest rows, none where the neighbours are not asked."""
-        hits = [NO_HITS] * len(questions)
-        seeing = {
-            place: (question, encoding.vector)
-            for place, (question, encoding, why) in enumerate(zip(questions, encodings, blind, strict=True))
-            if encoding is not None and not why
-        }
-        if seeing:
-            asked, vectors = zip(*seeing.values(), strict=True)
-            points = self.tier.space.place_all(np.stack(vectors), read_features(asked))
-            found = self._index.search_many(points, self.tier.settings.n_neighbors)
-            for nth, place in enumerate(seeing):
-                hits[place] = found.of(nth)
-        return hits
+        self, questions: Sequence[Question], encodings: Sequence[Encoding | None], seeing: Sequence[int]
+    ) -> Hits:
+        """Return the nearest rows of the prompts at these places, whose neighbours are asked."""
+        vectors = [one.vector for place in seeing if (one := encodings[place]) is not None]
+        if not vectors:
+            return NO_HITS
+        features = read_features([questions[place] for place in seeing])
+        points = self.tier.space.place_all(np.array(vectors), features)
+        return self._index.search_many(points, self.tier.settings.n_neighbors)
 
-    def _estimate(self, hits: Sequence[Hits], asks: "Sequence[_Ask | PolicyError]") -> list[LocalEstimate]:
-        """Return every prompt's estimates: of those with neighbours, all of which have as many, at once."""
-        evidence, settings = self.tier.evidence, self.tier.settings
+    def _estimate(
+        self, found: Hits, seeing: Sequence[int], asks: "Sequence[_Ask | PolicyError]"
+    ) -> list[LocalEstimate]:
+        """Return every prompt's estimates: of those that see neighbours, all at once, and the prior's of the rest."""
+        local = [self._prior] * len(asks)
         fixed = [0 if isinstance(one, PolicyError) else max(one.field.fixed, 0) for one in asks]
-        seeing = [place for place, own in enumerate(hits) if own is not NO_HITS]
-        if len(seeing) < 2:
-            return [
-                self._prior if own is NO_HITS else estimate(own, evidence, settings, fixed=column)
-                for own, column in zip(hits, fixed, strict=True)
-            ]
-        many = Hits(
-            np.stack([hits[place].rows for place in seeing]), np.stack([hits[place].similarities for place in seeing])
-        )
-        local = estimate(many, evidence, settings, fixed=np.array([fixed[place] for place in seeing]))
-        by_place = {place: local.of(nth) for nth, place in enumerate(seeing)}
-        return [by_place.get(place, self._prior) for place in range(len(hits))]
+        if len(seeing) == 1:
+            (place,) = seeing
+            local[place] = estimate(found.of(0), self.tier.evidence, self.tier.settings, fixed=fixed[place])
+        elif seeing:
+            columns = [fixed[place] for place in seeing]
+            # One for all is looked up in less time.
+            same = columns[0] if len(set(columns)) == 1 else np.array(columns)
+            many = estimate(found, self.tier.evidence, self.tier.settings, fixed=same)
+            for nth, place in enumerate(seeing):
+                local[place] = many.of(nth)
+        return local
 
     def _ask(self, question: Question, hits: Hits) -> "_Ask | PolicyError":
         """Return what the request allows and wants, or the error that it allows no model."""
-        catalogue, tier = self.catalogue, self.tier
+        catalogue, tier, needs = self.catalogue, self.tier, question.needs
         policy = question.policy
         if question.by_intent:
             policy = question.by_intent.get(self._label(hits) or UNKNOWN_INTENT, policy)
-        size = 1.0
-        if self._sizes_vary and (catalogue.has_prices or catalogue.has_latencies or catalogue.knows_context):
-            size = float(relative_size(hits, tier.evidence, tier.settings))
-        offers = offers_of(catalogue, policy, question.needs, size)
         try:
-            trade_off = self._trade_off(policy)
-            return _Ask(offers, trade_off, field_of(offers, trade_off, self._fixed_quality))
+            if not catalogue.sees_length:
+                return self._lasting_ask(catalogue, policy, needs)
+            size = float(relative_size(hits, tier.evidence, tier.settings)) if self._sizes_vary else 1.0
+            return self._new_ask(catalogue, policy, needs, size)
         except PolicyError as exc:
             return exc
+
+    def _lasting_ask(self, catalogue: Catalogue, policy: Policy, needs: Needs) -> "_Ask":
+        """Return what is the same for all prompts, where no length of theirs means anything; raises as ``field_of``."""
+        key = catalogue, policy, needs.capabilities, needs.tool_call_open
+        known = self._asks.get(key)
+        if known is None:
+            known = self._new_ask(catalogue, policy, replace(needs, input_tokens=0), 1.0)
+            if policy.n_names <= MAX_KEPT_NAMES:
+                if len(self._asks) >= MAX_KEPT_ASKS:
+                    self._asks.clear()
+                self._asks[key] = known
+        return known
+
+    def _new_ask(self, catalogue: Catalogue, policy: Policy, needs: Needs, size: float) -> "_Ask":
+        offers = offers_of(catalogue, policy, needs, size)
+        trade_off = self._trade_off(policy)
+        return _Ask(offers, trade_off, field_of(offers, trade_off, self._fixed_quality))
 
     def _label(self, hits: Hits) -> str | None:
         """Return the intent that the neighbours have, the same as the decision will say."""
@@ -292,7 +313,7 @@ class Rung:
             propensity=choice.propensity,
             intent=intent,
             estimates=estimates,
-            fallbacks=tuple(names[column] for column in choice.ranking if column != choice.column),
+            fallbacks=tuple([names[column] for column in choice.ranking[1:]]),
             excluded=excluded,
             neighbors=neighbors,
             tier=PRIOR if encoding is None else tier.name,
@@ -346,38 +367,42 @@ class Rung:
         columns: Sequence[int],
     ) -> tuple[Estimate, ...]:
         """Return the estimates of these models, in this order."""
-        values = (
+        values: tuple[NDArray[Any], ...] = (
             *(local.quality, local.low, local.high, local.support, field.costs_usd, utility, local.lead_error),
             *(field.latencies_ms, field.cost_penalties, field.latency_penalties, field.endpoints),
         )
+        if len(columns) == 1:
+            (column,) = columns
+            return (self._estimate_of(offers, column, *[one.item(column) for one in values]),)
         # Of all models at once: taking single numbers out of numpy costs more than the estimate itself.
         places = np.array(columns, dtype=np.int64)
         rows = zip(columns, *(one.take(places).tolist() for one in values), strict=True)
-        names, ends = self.artifact.models, offers.catalogue.endpoints
-        return tuple(
-            Estimate(
-                names[column],
-                *(quality, low, high, support),
-                None if math.isnan(cost) else cost,
-                *(worth, error),
-                None if math.isnan(latency) else latency,
-                *(cost_penalty, latency_penalty),
-                ends[column][place].name or None,
-            )
-            for (
-                column,
-                quality,
-                low,
-                high,
-                support,
-                cost,
-                worth,
-                error,
-                latency,
-                cost_penalty,
-                latency_penalty,
-                place,
-            ) in rows
+        return tuple(self._estimate_of(offers, *row) for row in rows)
+
+    def _estimate_of(
+        self,
+        offers: Offers,
+        column: int,
+        quality: float,
+        low: float,
+        high: float,
+        support: float,
+        cost: float,
+        worth: float,
+        error: float,
+        latency: float,
+        cost_penalty: float,
+        latency_penalty: float,
+        place: int,
+    ) -> Estimate:
+        return Estimate(
+            self.artifact.models[column],
+            *(quality, low, high, support),
+            None if math.isnan(cost) else cost,
+            *(worth, error),
+            None if math.isnan(latency) else latency,
+            *(cost_penalty, latency_penalty),
+            offers.catalogue.endpoints[column][place].name or None,
         )
 
     def _neighbors(self, hits: Hits) -> tuple[Neighbor, ...]:
@@ -402,13 +427,16 @@ class Rung:
         )
 
     def _intent(self, hits: Hits, weights: NDArray[np.float64]) -> Intent | None:
-        if weights.size == 0 or not weights.any():
+        if weights.size == 0:
             return None
         best = int(weights.argmax())
+        confidence = weights.item(best)
+        if confidence == 0:
+            return None
         n_carrying = int(np.count_nonzero(self.tier.evidence.intents.take(hits.rows) == best))
         return Intent(
             label=self.artifact.intents[best],
-            confidence=float(weights[best]),
+            confidence=confidence,
             neighbor_share=n_carrying / len(hits.rows),
         )
 

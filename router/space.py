@@ -37,8 +37,9 @@ class Space:
         lengths = np.maximum(np.sqrt(np.square(meaning).sum(axis=1, keepdims=True)), np.float32(MIN_LENGTH))
         if self.feature_weight == 0:
             return np.asarray(meaning / lengths)
-        scaled = (features - self.feature_mean) / self.feature_scale
-        scaled = np.minimum(np.maximum(scaled, -FEATURE_CLIP), FEATURE_CLIP)
+        scaled = features - self.feature_mean
+        scaled /= self.feature_scale
+        np.minimum(np.maximum(scaled, -FEATURE_CLIP, out=scaled), FEATURE_CLIP, out=scaled)
         weight = self.feature_weight / math.sqrt(scaled.shape[1])
         total = np.sqrt(1.0 + weight * weight * np.square(scaled).sum(axis=1, keepdims=True))
         points = np.empty((len(vectors), meaning.shape[1] + scaled.shape[1]), dtype=np.float32)

@@ -1,8 +1,5 @@
 """Requests that were read and wait for their turn: past a bound, new ones are refused instead of answered late."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from starlette.types import Scope
 
 ROUTE_PATH = "/route"
@@ -19,6 +16,7 @@ class Backlog:
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
         self.n_waiting = 0
+        self._waiting = _Waiting(self)
 
     def enter(self, scope: Scope) -> None:
         """Count a request whose head was read, and mark it to be refused if it is one too many."""
@@ -34,11 +32,21 @@ class Backlog:
         self.n_waiting -= 1
         return bool(shed)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count a request that waits for a decision."""
-        self.n_waiting += 1
-        try:
-            yield
-        finally:
-            self.n_waiting -= 1
+    def waiting(self) -> "_Waiting":
+        """Return what counts a request that waits for a decision, for as long as it is entered."""
+        return self._waiting
+
+
+class _Waiting:
+    """Enters and leaves by one; holds nothing of its own, so that one serves all."""
+
+    __slots__ = ("_backlog",)
+
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
+
+    def __enter__(self) -> None:
+        self._backlog.n_waiting += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._backlog.n_waiting -= 1

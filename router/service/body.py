@@ -81,7 +81,8 @@ async def read_body(receive: Receive, content_length: bytes | None, *, max_bytes
                     raise _too_large(max_bytes)
                 chunks.append(chunk)
                 more = message.get("more_body", False)
-                limit.reschedule(min(clock() + chunk_timeout_s, end))
+                if more:
+                    limit.reschedule(min(clock() + chunk_timeout_s, end))
     except TimeoutError as exc:
         raise BodyError(408, "timeout", "the body came too slowly") from exc
     return b"".join(chunks)

@@ -113,7 +113,7 @@ class RouteEndpoint:
         session = _session_of(caller, asked)
         # From here to the decision one router is asked; then it is let go: a client may read as slowly as it likes.
         with self._live.lease() as router:
-            was_written = weakref.WeakMethod(router.was_written)
+            asked_of = weakref.ref(router)
             desk = self._desk_of(router)
             del router
             decision = await self._decide(desk, asked, needs, caller, session, arrived_ms, receive)
@@ -123,9 +123,9 @@ class RouteEndpoint:
         headers = [*decision_headers(decision), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        if (learn := was_written()) is not None:
-            learn(decision, arrived_ms)
-            del learn
+        if (still := asked_of()) is not None:
+            still.was_written(decision, arrived_ms)
+            del still
         self._metrics.answered(
             decision.tier, decision.degraded, decision.cached, decision.budget_met, decision.elapsed_ms
         )

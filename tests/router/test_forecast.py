@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.forecast import HORIZON_MS, WINDOW, Forecast
 
@@ -81,3 +83,22 @@ def test_threads_may_share_it() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(use, range(2))) == [None, None]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 1.0, 300.0, 2 * HORIZON_MS]), st.sampled_from([0.5, 1.0, 2.0, 7.0])),
+        max_size=2 * WINDOW,
+    )
+)
+def test_it_knows_exactly_the_last_of_the_horizon(steps: list[tuple[float, float]]) -> None:
+    forecast, now_ms, seen = Forecast(), 0.0, []
+    for rest_ms, took_ms in steps:
+        now_ms += rest_ms
+        forecast.observe(30, took_ms, now_ms)
+        seen.append((now_ms, took_ms))
+        recent = sorted(took for when, took in seen[-WINDOW:] if when >= now_ms - HORIZON_MS)
+        assert forecast.usual_ms(30, now_ms) == recent[len(recent) // 2]
+        assert forecast.predict_ms(30, now_ms) == recent[int(0.9 * len(recent))]
+    later_ms = now_ms + HORIZON_MS + 1.0
+    assert forecast.usual_ms(30, later_ms) == min((took for _, took in seen), default=0.0)

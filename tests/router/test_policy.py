@@ -297,3 +297,25 @@ def test_impossible_policies_are_the_callers_mistake(wrong: dict[str, float]) ->
 def test_a_strategy_and_an_amount_contradict_each_other(name: str) -> None:
     with pytest.raises(ValueError, match=f"strategy and {name}"):
         Policy(strategy="cheap", **{name: 1.0})  # type: ignore[arg-type]
+
+
+levels = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+
+
+@given(
+    st.tuples(*[levels] * 4).map(list),
+    st.tuples(*[st.none() | st.sampled_from([0.01, 0.02, 0.03])] * 4),
+    st.sets(st.sampled_from(MODELS)).map(tuple),
+    st.none() | st.sampled_from([1e-3, 1.0]),
+)
+def test_the_ranking_goes_by_utility_then_cost_then_place(
+    quality: list[float], costs: tuple[float | None, ...], exclude: tuple[str, ...], usd: float | None
+) -> None:
+    policy = Policy(exclude=exclude, willingness_to_pay_usd=usd, fallback="a", route_anyway=True)
+    field, choice = decide(quality, policy, costs)
+    known = [np.inf if np.isnan(cost) else cost for cost in field.costs_usd]
+    left = [column for column, name in enumerate(MODELS) if name not in exclude]
+    expected = sorted(left, key=lambda column: (-choice.utility[column], known[column], column))
+    others = [column for column in expected if column != choice.column]
+    assert list(choice.ranking) == ([choice.column, *others] if left else [])
+    assert list(field.by_cost) == sorted(left, key=lambda column: (known[column], column))
