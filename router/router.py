@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -103,8 +104,12 @@ class Router:
         if before is not None:
             self._sessions = before._sessions
         self._profiles_version = 0
-        self._static_takes, self._encoding_takes, self._finish_takes = Forecast(), Forecast(), Forecast()
+        self._static_takes, self._finish_takes = Forecast(), Forecast()
         self._handover_takes, self._writing_takes = Forecast(), Forecast()
+        # What was seen of it before is worth more than a few runs amid all this load, which others would wait for.
+        self._encoding_takes = Forecast()
+        if before is not None and self._encodes_as(before):
+            self._encoding_takes = before._encoding_takes
         self._worker: EncoderWorker | None = None
         if self._full is not None:
             self._worker = EncoderWorker(
@@ -112,10 +117,8 @@ class Router:
                 n_threads=encoder_threads,
                 nice=encoder_nice,
                 max_waiting=max_waiting,
+                ran=partial(_learn, self._encoding_takes),  # not a method: no router may hold itself in a cycle
             )
-        if before is not None and self._encodes_as(before):
-            # What was seen of it is worth more than a few runs amid all this load, which others would wait for.
-            self._encoding_takes = before._encoding_takes
         self._warm_up(pause)
 
     @classmethod
@@ -274,9 +277,6 @@ class Router:
             if isinstance(outcome, Decision):
                 self._kept(one.question, outcome)
         return [outcomes[place] for place in range(len(pending))]
-
-    def _note_run(self, n_tokens: int, took_ms: float) -> None:
-        self._encoding_takes.observe(n_tokens, took_ms, now_ms())
 
     def _note(self, one: "Pending", now: float) -> None:
         """Take over what the worker made of a ticket, and learn how late its end, or its giving up, was heard of."""
@@ -549,6 +549,11 @@ class Pending:
     give_up_at_ms: float = 0.0
     in_hand: Decision | None = None
     encoding: Encoding | None = None
+
+
+def _learn(takes: Forecast, n_tokens: int, took_ms: float) -> None:
+    """Take in a run of the full encoder, whether anybody still waited for it or not."""
+    takes.observe(n_tokens, took_ms, now_ms())
 
 
 def _blocks(question: Question) -> int:

@@ -49,7 +49,7 @@ class EncoderWorker:
         n_threads: int,
         nice: int,
         max_waiting: int,
-        ran: Callable[[int, float], object] | None = None,
+        ran: Callable[[int, float], object],
     ) -> None:
         """ran: called in the worker's thread after every run, waited for or not, with its tokens and what it took."""
         self._encode = encode
@@ -123,8 +123,7 @@ class EncoderWorker:
                 ticket.failed = True
                 logger.error("the full encoder failed with a %s", type(exc).__name__)
             ticket.took_ms = now_ms() - began_ms
-            if self._ran is not None:
-                self._ran(len(ticket.ids), ticket.took_ms)
+            self._ran(len(ticket.ids), ticket.took_ms)
             with self._changed:
                 if self._mine():
                     self._threads[threading.current_thread()] = None

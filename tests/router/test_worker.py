@@ -39,7 +39,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def worker(gate: Gate) -> Iterator[EncoderWorker]:
-    worker = EncoderWorker(gate.encode, n_threads=1, nice=0, max_waiting=5)
+    worker = EncoderWorker(gate.encode, n_threads=1, nice=0, max_waiting=5, ran=lambda *_: None)
     yield worker
     gate.open.set()
     worker.close()
@@ -101,7 +101,7 @@ def test_the_wait_counts_what_comes_before(worker: EncoderWorker, gate: Gate) ->
 
 
 def test_two_threads_encode_two_prompts_and_halve_the_wait(gate: Gate) -> None:
-    worker = EncoderWorker(gate.encode, n_threads=2, nice=0, max_waiting=5)
+    worker = EncoderWorker(gate.encode, n_threads=2, nice=0, max_waiting=5, ran=lambda *_: None)
     held, free = ticket(0, 1e9, cost_ms=1e6), ticket(1)
     assert worker.submit(held) and gate.busy.wait(WAIT_S)
     assert worker.submit(free) and free.done.wait(WAIT_S) and not held.done.is_set()
@@ -169,7 +169,7 @@ def test_its_thread_yields_where_threads_have_priorities(gate: Gate) -> None:
         nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return gate.encode(ids)
 
-    worker, one = EncoderWorker(encode, n_threads=1, nice=5, max_waiting=1), ticket(1)
+    worker, one = EncoderWorker(encode, n_threads=1, nice=5, max_waiting=1, ran=lambda *_: None), ticket(1)
     worker.submit(one)
     assert one.done.wait(WAIT_S) and nice == [os.getpriority(os.PRIO_PROCESS, 0) + 5]
     worker.close()
