@@ -4,10 +4,10 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 
+from router.service.answers import ErrorAnswer, ReloadAnswer
 from router.service.body import BodyError, ClientGoneError, read_body
 from router.service.reloads import BUSY, OK, REFUSED, Reloads
 from router.service.respond import error_response, json_response, refused_body
-from router.service.schema import ErrorAnswer, ReloadAnswer
 from router.service.settings import Settings
 
 RELOAD_PATH = "/admin/reload"

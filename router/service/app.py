@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.live import LiveRouter
 from router.router import Router
 from router.service.admin import add_admin
+from router.service.answers import ANSWER_EXAMPLE, ErrorAnswer, RouteAnswer, StatusAnswer
 from router.service.arrivals import Arrivals
 from router.service.auth import ApiKeys
 from router.service.backlog import ROUTE_PATH, Backlog
@@ -32,15 +33,7 @@ from router.service.profiles_file import ProfilesFile
 from router.service.reloads import Reloaded, Reloads
 from router.service.respond import error_response, json_response, unauthorized
 from router.service.route import RouteEndpoint
-from router.service.schema import (
-    ANSWER_EXAMPLE,
-    REQUEST_EXAMPLES,
-    ErrorAnswer,
-    RouteAnswer,
-    StatusAnswer,
-    component_schemas,
-    schemas_of,
-)
+from router.service.schema import REQUEST_EXAMPLES, component_schemas, schemas_of
 from router.service.settings import Settings
 from router.service.watch import Watch
 from router.types import JsonObject, Messages, ModelProfile, Seen

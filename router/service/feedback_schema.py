@@ -19,7 +19,8 @@ from router.feedback.events import (
     Score,
     Verdict,
 )
-from router.service.schema import PlainName, PromptRequest, Share, WireModel, printable
+from router.service.answers import WireModel
+from router.service.schema import PlainName, PromptRequest, Share, printable
 from router.types import JsonObject
 
 # What a request must have, and nothing else of it: one of these.

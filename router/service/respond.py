@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from router.service.answers import error_body
 from router.service.body import BodyError
-from router.service.schema import error_body
 from router.types import Decision, JsonObject
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))

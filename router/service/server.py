@@ -21,12 +21,12 @@ from uvicorn.server import ServerState
 
 from router.errors import ConfigError
 from router.router import Router
+from router.service.answers import error_body
 from router.service.app import create_app
 from router.service.arrivals import Arrivals
 from router.service.auth import check_bind
 from router.service.backlog import Backlog
 from router.service.logs import logging_config
-from router.service.schema import error_body
 from router.service.settings import Settings
 
 MAX_HEAD_BYTES = 2**16

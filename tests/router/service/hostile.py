@@ -6,7 +6,8 @@ from typing import Any
 from fake_service import Client
 from hypothesis import strategies as st
 
-from router.service.schema import REQUEST_EXAMPLES, ErrorAnswer
+from router.service.answers import ErrorAnswer
+from router.service.schema import REQUEST_EXAMPLES
 
 HAND_MADE: dict[str, tuple[bytes, int]] = {
     "lone surrogate in the prompt": (rb'{"prompt": "CANARY \ud800"}', 422),

@@ -12,10 +12,10 @@ import pytest
 from fake_service import MODELS, Answer, Client, FakeRouter, as_router
 
 from router.deadline import now_ms
+from router.service.answers import ErrorAnswer, RouteAnswer
 from router.service.app import create_app
 from router.service.auth import ApiKeys
 from router.service.route import LONG_PROMPT_CHARS
-from router.service.schema import ErrorAnswer, RouteAnswer
 from router.service.settings import Settings
 
 

@@ -10,8 +10,8 @@ from hostile import HAND_MADE, JSON_VALUES, check_answer, mutated_bytes, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.service.answers import ErrorAnswer
 from router.service.app import create_app
-from router.service.schema import ErrorAnswer
 from router.service.settings import Settings
 
 

@@ -27,9 +27,10 @@ from router import worker as worker_room
 from router.artifact import RouterArtifact
 from router.encoder import Encoding
 from router.router import Router
+from router.service.answers import ErrorAnswer, RouteAnswer
 from router.service.app import Service, create_app
 from router.service.auth import ApiKeys
-from router.service.schema import ErrorAnswer, RequestPolicy, RouteAnswer, RouteRequest
+from router.service.schema import RequestPolicy, RouteRequest
 from router.service.settings import Settings
 from router.types import Decision
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from router.artifact import RouterArtifact
 from router.policies import Binding, PolicyBook
 from router.router import Router
+from router.service.answers import RouteAnswer
 from router.service.app import create_app
 from router.service.auth import ApiKeys
-from router.service.schema import REQUEST_EXAMPLES, RouteAnswer
+from router.service.schema import REQUEST_EXAMPLES
 from router.service.settings import Settings
 from router.types import Policy
 

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from router.needs import needs_of
+from router.service.answers import ANSWER_EXAMPLE, RouteAnswer
 from router.service.schema import (
-    ANSWER_EXAMPLE,
     MAX_DETAILS,
     MAX_MESSAGES,
     MAX_NAMES,
@@ -16,7 +16,6 @@ from router.service.schema import (
     MAX_TOOLS,
     REQUEST_EXAMPLES,
     RequestPolicy,
-    RouteAnswer,
     RouteRequest,
     error_details,
 )

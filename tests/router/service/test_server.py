@@ -23,8 +23,8 @@ from raw_http import exchange, first_answer, parse, read_answer
 
 from router.client import Client, ClientError
 from router.errors import ConfigError
+from router.service.answers import ErrorAnswer
 from router.service.auth import ApiKeys
-from router.service.schema import ErrorAnswer
 from router.service.server import MAX_HEAD_BYTES, serve
 from router.service.settings import Settings
 

@@ -16,13 +16,14 @@ from router import client as http_client
 from router.feedback.sqlite_store import SqliteStore
 from router.policies import Binding
 from router.service import body, schema, server
+from router.service.answers import ANSWER_EXAMPLE, ErrorAnswer, ReloadAnswer, RouteAnswer
 from router.service.auth import RIGHTS, ApiKeys, Caller
 from router.service.config import read_config
 from router.service.decision_log import LOGGER, written_fields
 from router.service.feedback_metrics import FeedbackMetrics
 from router.service.logs import WRITTEN_FIELDS, logging_config
 from router.service.metrics import Metrics
-from router.service.schema import ANSWER_EXAMPLE, ErrorAnswer, RequestHints, RequestPolicy, RouteAnswer, RouteRequest
+from router.service.schema import RequestHints, RequestPolicy, RouteRequest
 from router.service.settings import SETTINGS, Setting, Settings
 from router.types import Decision, Estimate, Intent
 
@@ -258,7 +259,7 @@ def test_the_examples_work(client: Client) -> None:
         assert client.route(request.encode()).status == 200
     answer, error, reloaded = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
     RouteAnswer.model_validate(answer)
-    schema.ReloadAnswer.model_validate(reloaded)
+    ReloadAnswer.model_validate(reloaded)
     assert (
         client.route({"prompt": "x", "latency_budget_ms": "x"}).json == ErrorAnswer.model_validate(error).model_dump()
     )
