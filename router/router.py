@@ -496,17 +496,19 @@ class Router:
         margin_ms = LATE_SHARE * deadline.budget_ms
         needed_by_ms = deadline.ends_ms - late_ms - margin_ms - self._finish_takes.at_most_ms(_blocks(question), now)
         begins_ms = now + worker.wait_ms(needed_by_ms)
-        if begins_ms + self._encoding_takes.predict_ms(1, now) > needed_by_ms:
+        if begins_ms + self._encoding_takes.usual_ms(1, now) > needed_by_ms:
             return  # not even the shortest prompt: under load, this one is not tokenised for nothing
         ids = full.tier.encoder.token_ids(question.core)
-        cost_ms = self._encoding_takes.predict_ms(len(ids), now)
+        # By what is usual: one that takes longer is made good for by a static answer, which is in hand where in doubt.
+        cost_ms = self._encoding_takes.usual_ms(len(ids), now)
         if begins_ms + cost_ms > needed_by_ms:
             return
-        pending.in_doubt = begins_ms + cost_ms - now > DOUBT_SHARE * (needed_by_ms - now)
+        likely_ms = self._encoding_takes.predict_ms(len(ids), now)
+        pending.in_doubt = begins_ms + likely_ms - now > DOUBT_SHARE * (needed_by_ms - now)
         pending.give_up_at_ms = deadline.ends_ms - late_ms - margin_ms
         if not pending.in_doubt:
             pending.give_up_at_ms -= self._static_takes.at_most_ms(n_chars, now)
-        ticket = Ticket(ids, needed_by_ms, self._encoding_takes.usual_ms(len(ids), now), on_done)
+        ticket = Ticket(ids, needed_by_ms, cost_ms, on_done)
         if worker.submit(ticket):
             pending.ticket = ticket
 
