@@ -1,4 +1,4 @@
-"""Values on the command line: text to a checked number, or argparse's own error that says what was expected."""
+"""What several verbs have on the command line: ``--json``, and checked numbers, or argparse's own error for others."""
 
 import argparse
 
@@ -83,3 +83,8 @@ def tokens(text: str) -> int:
 def names(text: str | None) -> tuple[str, ...] | None:
     """Read a list of names, ``A,B``; None where the option was left out."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")

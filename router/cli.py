@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router import __version__
-from router.arguments import above_zero, amount, held_out_share, key_share, names, seed
+from router.arguments import above_zero, add_json, amount, held_out_share, key_share, names, seed
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.cli_encoder import add_encoder
 from router.cli_feedback import add_feedback
@@ -96,12 +96,12 @@ def parser() -> argparse.ArgumentParser:
     add_live(commands, _command)
     show = _command(commands, "show", _show, "say what an artifact holds and what its held-out report promises")
     show.add_argument("artifact", help="directory written by 'whichmodel train --out'")
-    _add_json(show)
+    add_json(show)
     intents = _command(
         commands, "intents", _intents, "say which model is best on each intent of an artifact, and by how much"
     )
     intents.add_argument("artifact", help="directory written by 'whichmodel train --out'")
-    _add_json(intents)
+    add_json(intents)
     _add_data(commands)
     add_profiles(commands, _command)
     add_whatif(commands, _command, _add_log_options, _load_log, _Bars)
@@ -127,10 +127,6 @@ def _command(
     )
     command.set_defaults(run=run)
     return command
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
 
 
 def _add_log_options(command: argparse.ArgumentParser, n_sources: str = "+") -> None:
@@ -230,7 +226,7 @@ def _add_train(commands: Commands) -> None:
         " (default 0.05; 1: all count in full); see docs/memory.md",
     )
     train.add_argument("--cache", metavar="DIR", help="keep vectors of encoded texts here, for the next training")
-    _add_json(train)
+    add_json(train)
 
 
 def _add_eval(commands: Commands) -> None:
@@ -253,7 +249,7 @@ def _add_eval(commands: Commands) -> None:
         action="store_true",
         help="with --report: examples show 200 characters of their prompts, even if the artifact stores none",
     )
-    _add_json(evaluate)
+    add_json(evaluate)
 
 
 def _add_data(commands: Commands) -> None:
@@ -261,7 +257,7 @@ def _add_data(commands: Commands) -> None:
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
     inspect = _command(verbs, "inspect", _inspect, "say how a log is read and how healthy it is, before training on it")
     _add_log_options(inspect)
-    _add_json(inspect)
+    add_json(inspect)
 
 
 def _train(args: argparse.Namespace) -> int:

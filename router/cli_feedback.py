@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from router.arguments import count
+from router.arguments import add_json, count
 from router.errors import DataError, StoreLockedError
 from router.feedback.events import Battle, FeedbackEvent
 from router.types import JsonObject
@@ -70,7 +70,7 @@ def add_feedback(commands: Any, command: Command) -> None:
     stats = command(verbs, "stats", _stats, "say what a store holds", "works beside a running service")
     _add_store(stats)
     stats.add_argument("--check", action="store_true", help="check the whole file, and the CRC of every event")
-    stats.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(stats)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:

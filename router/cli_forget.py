@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from router.arguments import add_json
 from router.artifact import RouterArtifact, check_target, load_artifact
 from router.types import JsonObject
 
@@ -31,7 +32,7 @@ def add_forget(commands: Commands, command: Callable[..., argparse.ArgumentParse
     forget.add_argument(
         "--out", metavar="DIR", help="write the artifact without the rows there (default: replace it where it is)"
     )
-    forget.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(forget)
 
 
 def _forget(args: argparse.Namespace) -> int:

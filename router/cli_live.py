@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from router.arguments import add_json
 from router.artifact import RouterArtifact
 from router.live import Version, publish, rollback, versions
 
@@ -30,7 +31,7 @@ def add_live(commands: Any, command: Command) -> None:
     back.add_argument("--to", metavar="DIR", help="this version instead of the one that was live before")
     shown = command(commands, "versions", _versions, "list the artifacts beside the live link", EPILOG)
     _add_live(shown)
-    shown.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(shown)
 
 
 def _add_live(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from router.arguments import add_json
 from router.artifact import load_artifact
 from router.errors import ConfigError
 from router.price_doubts import CODES, count_by_code
@@ -53,7 +54,7 @@ def add_profiles(commands: Any, command: Command) -> None:
     )
     check.add_argument("file", metavar="FILE", help="YAML or JSON")
     check.add_argument("--artifact", metavar="DIR", help="also say which of its models the file does not describe")
-    _add_json(check)
+    add_json(check)
     importing = verbs.add_parser(
         "import",
         help="write a profile file from a published catalogue",
@@ -80,11 +81,7 @@ def _add_import(sources: Any, command: Command, kind: str) -> None:
     source.add_argument("--all", action="store_true", help="all models of the catalogue, too")
     source.add_argument("--force", action="store_true", help="replace the file that is there")
     source.set_defaults(kind=kind)
-    _add_json(source)
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(source)
 
 
 def _check(args: argparse.Namespace) -> int:

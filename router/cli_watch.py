@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from router.arguments import add_json
 from router.drift import ALARM, drift_of, render
 from router.encoder import TIERS
 from router.errors import ConfigError, DataError
@@ -45,7 +46,7 @@ def add_watch(commands: Any, command: Command) -> None:
     drift.add_argument("--tier", choices=TIERS, help="with --log: decide by this tier (default: the best)")
     drift.add_argument("--url", metavar="URL", help="ask a running service instead")
     drift.add_argument("--key-file", metavar="FILE", help="with --url: file whose first line is an API key")
-    drift.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(drift)
     shadow = commands.add_parser(
         "shadow",
         help="look at what another artifact would have decided",
@@ -59,7 +60,7 @@ def add_watch(commands: Any, command: Command) -> None:
     report.add_argument("--store", metavar="FEEDBACK.db", help="the feedback store, to see how decisions were rated")
     for side in ("served", "shadow"):
         report.add_argument(f"--{side}", metavar="ID", help=f"the {side} artifact (default: that of the last record)")
-    report.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(report)
 
 
 def _drift(args: argparse.Namespace) -> int:

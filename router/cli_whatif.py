@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from router.arguments import count, seed
+from router.arguments import add_json, count, seed
 from router.artifact import load_artifact
 from router.deadline import now_ms
 from router.encoder import TIERS
@@ -68,7 +68,7 @@ def add_whatif(commands: Any, command: Command, add_log_options: AddOptions, loa
     whatif.add_argument("--sample", type=count, metavar="N", help="replay N of the prompts, drawn at random")
     whatif.add_argument("--seed", type=seed, default=0, help="seed of the sample and of explore_share (default 0)")
     whatif.add_argument("--out", metavar="DIR", help="write index.html, its plots and whatif.json there")
-    whatif.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_json(whatif)
 
 
 def _whatif(args: argparse.Namespace, load_log: LoadLog, bars: Bars) -> int:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from router.estimate import Z95
 from router.feedback.events import Battle, Score
 from router.feedback.store import StoredEvent
 from router.shadow_log import ShadowRecord
 from router.types import JsonObject
 
-Z95 = 1.959964
 MAX_PAIRS, MAX_INTENTS = 10, 20
 # Below it an interval by the normal distribution would promise too much.
 MIN_INTERVAL = 20

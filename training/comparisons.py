@@ -40,8 +40,7 @@ class Comparison:
     prompt: the folded text (router.prompt.fold_messages), empty only where ``kept`` takes its place. A battle has
     model_a, model_b and winner (one of WINNERS); a scored row has ``scores`` {model: 0..1}. costs_usd, latencies_ms and
     output_tokens (length of the answer): {model: measured value of that one call}. weight: relative trust in the row,
-    above 0. timestamp: seconds since 1970 (UTC). where: FILE:LINE. propensity: the probability with which a decision
-    took its model; kept, not used: weighting by it was worse than not (docs/memory.md).
+    above 0. timestamp: seconds since 1970 (UTC). where: FILE:LINE.
     """
 
     prompt: str
@@ -58,7 +57,6 @@ class Comparison:
     user: str | None = None
     timestamp: float | None = None
     where: str = ""
-    propensity: float | None = None
     kept: Kept | None = None
 
 

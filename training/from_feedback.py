@@ -74,8 +74,8 @@ def _take(event: FeedbackEvent, kept: Kept | None, where: str, intake: Intake) -
     except RowError as exc:
         intake.refuse(where, str(exc))
         return False
-    if taken:
-        intake.complete_last(kept=kept, propensity=event.propensity)
+    if taken and kept is not None:
+        intake.keep_last(kept)
     return taken
 
 
@@ -97,7 +97,6 @@ def _join(taken: list[Comparison], places: dict[Key, list[int]], event: Feedback
         latencies_ms=_both(first.latencies_ms, last.latencies_ms),
         output_tokens=_both(first.output_tokens, last.output_tokens),
         timestamp=max(first.timestamp or 0.0, last.timestamp or 0.0),
-        propensity=None,  # that of one decision is not that of several
         kept=None if first.kept is None or last.kept is None else _fuller(first.kept, last.kept),
     )
 

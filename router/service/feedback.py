@@ -1,7 +1,7 @@
 """POST /feedback as a bare ASGI application: 200 once it is on the disk, and never before."""
 
 import asyncio
-from collections import deque
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -118,7 +118,7 @@ class Feedback:
         arrivals: Arrivals,
         executor: Executor,
         look: "LookInFull",
-        judged: "Judged",
+        judged: "OnVerdict",
     ) -> "Feedback":
         """Open the store that the settings name. executor: where long prompts are read. look: Router.see.
 
@@ -143,7 +143,7 @@ class Feedback:
             self._desk.store.close()
 
 
-Judged = Callable[[FeedbackEvent], object]
+OnVerdict = Callable[[FeedbackEvent], object]
 """Hears of a verdict on a decision."""
 
 
@@ -165,7 +165,7 @@ class FeedbackEndpoint:
         metrics: FeedbackMetrics,
         arrivals: Arrivals,
         look: LookInFull,
-        judged: "Judged",
+        judged: "OnVerdict",
         encoding: Executor,
     ) -> None:
         """encoding: where prompts are encoded."""
@@ -234,7 +234,7 @@ class FeedbackEndpoint:
         verdict, judge = asked.to_verdict(key), key_id(caller)
         await self._keeper.settled(verdict.decision_id)
         receipt = await self._receipts.of(desk.judge(verdict, judge=judge))
-        if receipt.judged is not None and not receipt.known:
+        if receipt.judged is not None:
             self._judged(receipt.judged)
         return receipt
 
@@ -270,7 +270,10 @@ class _Receipts:
     """Brings receipts from the thread that writes to the event loop: it is woken once for all that were synced."""
 
     def __init__(self) -> None:
-        self._told: deque[asyncio.Future[None]] = deque()
+        self._told: list[asyncio.Future[None]] = []
+        # Receipts come from the thread that writes, and from the loop's own where they are there at once: of two that
+        # come together, one must see that it is the first.
+        self._lock = threading.Lock()
 
     async def of(self, written: "Future[Receipt]") -> Receipt:
         """Return the receipt, or raise what the store says instead."""
@@ -281,14 +284,17 @@ class _Receipts:
         return written.result()
 
     def _tell(self, loop: asyncio.AbstractEventLoop, turn: "asyncio.Future[None]") -> None:
-        self._told.append(turn)
-        if len(self._told) == 1:  # else the loop is on its way already
+        with self._lock:
+            self._told.append(turn)
+            is_first = len(self._told) == 1
+        if is_first:  # else the loop is on its way already
             with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
                 loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        while self._told:
-            turn = self._told.popleft()
+        with self._lock:
+            told, self._told = self._told, []
+        for turn in told:
             if not turn.done():
                 turn.set_result(None)
 

@@ -112,9 +112,9 @@ class Intake:
         """Return the model's name after the aliases."""
         return self.aliases.get(name, name)
 
-    def complete_last(self, *, kept: Kept | None, propensity: float | None) -> None:
-        """Add to the comparison that was taken last what only feedback has."""
-        self.log.comparisons[-1] = replace(self.log.comparisons[-1], kept=kept, propensity=propensity)
+    def keep_last(self, kept: Kept) -> None:
+        """Put into the comparison that was taken last what takes the place of its text."""
+        self.log.comparisons[-1] = replace(self.log.comparisons[-1], kept=kept)
 
     def battle(self, where: str, prompt: str, model_a: Any, model_b: Any, winner: Any, details: Details) -> bool:
         """Keep one battle; False when a rule drops it.

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +29,13 @@ from router.features import FEATURES
 from router.feedback.events import Battle, FeedbackEvent, Score
 from router.feedback.signing import ID_CHARS
 from router.feedback.sqlite_store import SqliteReader, SqliteStore
+from router.feedback.store import Receipt
 from router.prompt import fold_messages, prompt_hash
 from router.router import Router
 from router.service.app import create_app
 from router.service.auth import ApiKeys
 from router.service.body import MAX_DEPTH
-from router.service.feedback import MAX_IN_FLIGHT
+from router.service.feedback import MAX_IN_FLIGHT, _Receipts
 from router.service.feedback_schema import FEEDBACK_EXAMPLES
 from router.service.settings import Settings
 
@@ -350,6 +352,30 @@ class TestKeys:
     def test_where_it_is_off_a_key_is_needed_all_the_same(self, fake_router: FakeRouter) -> None:
         with serving(as_router(fake_router), Settings(api_keys=KEYS)) as client:
             assert tell(client, {}).status == 401
+
+
+def test_of_two_receipts_that_come_together_neither_is_forgotten() -> None:
+    both: list[Future[Receipt]] = [Future(), Future()]
+
+    class Met(list):  # type: ignore[type-arg]
+        """While the first is put in, the other one comes."""
+
+        def append(self, turn: Any) -> None:
+            super().append(turn)
+            if not other.ident:
+                other.start()
+                other.join(0.2)  # it waits until the first is in
+
+    async def wait() -> list[Receipt]:
+        receipts = _Receipts()
+        waiting = [asyncio.ensure_future(receipts.of(one)) for one in both]
+        await asyncio.sleep(0)
+        receipts._told = Met()
+        await asyncio.to_thread(both[0].set_result, Receipt(1, known=False))
+        return await asyncio.wait_for(asyncio.gather(*waiting), 20)
+
+    other = threading.Thread(target=lambda: both[1].set_result(Receipt(2, known=False)))
+    assert [one.seq for one in asyncio.run(wait())] == [1, 2]
 
 
 class TestAFailingStore:

@@ -339,7 +339,8 @@ class TestBacklog:
         wait_until(lambda: now()["in_flight_requests"] == 0)
         n_then = n_begun()
         time.sleep(0.3)
-        assert n_begun() == n_then < n_before + 10
+        # The first, the one beside it, and of the others two at most: one may have been answered to nobody.
+        assert n_begun() == n_then <= n_before + 4
         assert (now()["in_flight_requests"], now()["queue_requests"], now()["requests_total failed"]) == (0, 0, 0)
         assert route(for_two.port, {"prompt": "still there?"}, self.HEADERS)[0] == 200
 
